@@ -1,0 +1,5 @@
+"""Workloads and timing of ``detops bench``; installed as ``detops.benchmarks``.
+
+``bench_<op>.py`` holds an operator's cases and is found by its name. The rest serves all of them: ``common`` (what a case
+is), ``workloads`` and ``annotations`` (realistic inputs), ``timing``, ``results``, ``table``, ``page`` and ``plots``.
+"""
