@@ -31,6 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import setuptools
 from setuptools import Extension, build_meta, find_packages, setup
 from setuptools.build_meta import (  # noqa: F401  (the parts of the backend that need nothing of ours)
     build_sdist,
@@ -66,8 +67,11 @@ def fail(message: str) -> NoReturn:
     sys.exit(f"detops: {message}")
 
 
-if sys.version_info < (3, 11):  # noqa: UP036  (pip calls the backend before it reads requires-python)
+# Checked here as well as in pyproject.toml: pip reads requires-python late, and without isolation not the requirements.
+if sys.version_info < (3, 11):  # noqa: UP036
     fail(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}.")
+if int(setuptools.__version__.split(".")[0]) < 77:
+    fail(f"setuptools 77 or newer is needed, setuptools {setuptools.__version__} is installed.")
 
 
 def output(*command: str) -> str:
