@@ -1,0 +1,36 @@
+// Axis-aligned boxes: corners (x1, y1, x2, y2) in pixels, x2 and y2 outside, so that width is x2 - x1. V is float,
+// double or, on the CPU, a SIMD vector of them: each formula stands here once.
+#pragma once
+#include "../core/device.h"
+
+namespace detops {
+template <typename V>
+struct Box {
+  V x1, y1, x2, y2;
+};
+
+template <typename V>
+DETOPS_HD V area(const Box<V>& a) {
+  return (a.x2 - a.x1) * (a.y2 - a.y1);
+}
+
+template <typename V>
+DETOPS_HD V intersection(const Box<V>& a, const Box<V>& b) {
+  const V width = max(min(a.x2, b.x2) - max(a.x1, b.x1), V{});
+  const V height = max(min(a.y2, b.y2) - max(a.y1, b.y1), V{});
+  return width * height;
+}
+
+// Intersection over union. Two boxes of no area share nothing: 0 rather than 0 / 0.
+template <typename V>
+DETOPS_HD V iou(const Box<V>& a, const Box<V>& b, V area_a, V area_b) {
+  const V shared = intersection(a, b), joint = area_a + area_b - shared;
+  return select(joint == V{}, V{}, shared / joint);
+}
+
+// The smallest box around both.
+template <typename V>
+DETOPS_HD Box<V> hull(const Box<V>& a, const Box<V>& b) {
+  return {min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2)};
+}
+}  // namespace detops

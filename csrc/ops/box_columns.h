@@ -1,0 +1,113 @@
+// Boxes for the CPU kernels: from any real dtype and any strides to one array per coordinate, as SIMD wants them.
+#pragma once
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "../core/parallel.h"
+#include "../core/simd.h"
+#include "../core/tensor.h"
+#include "../math/box.h"
+
+namespace detops {
+// The (N, 4) matrix of one image inside a tensor (N, 4) or (B, N, 4).
+struct BoxView {
+  const char* data;
+  ScalarType dtype;
+  int64_t size, row_stride, column_stride;  // strides in elements
+
+  explicit BoxView(const Tensor& boxes, int64_t image = 0)
+      : data(detops::data<char>(boxes)),
+        dtype(boxes.scalar_type()),
+        size(boxes.size(boxes.dim() - 2)),
+        row_stride(boxes.stride(boxes.dim() - 2)),
+        column_stride(boxes.stride(boxes.dim() - 1)) {
+    if (image > 0) data += image * boxes.stride(0) * element_size(dtype);
+  }
+
+  // Boxes [begin, begin + count) into x1[0...], y1[0...], x2[0...], y2[0...].
+  template <typename A>
+  void read(int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) const {
+    switch (dtype) {
+      case ScalarType::Float:
+        return read_as<float>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Double:
+        return read_as<double>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Half:
+        return read_as<Half>(begin, count, x1, y1, x2, y2);
+      case ScalarType::BFloat16:
+        return read_as<BFloat16>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Byte:
+        return read_as<uint8_t>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Char:
+        return read_as<int8_t>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Short:
+        return read_as<int16_t>(begin, count, x1, y1, x2, y2);
+      case ScalarType::Int:
+        return read_as<int32_t>(begin, count, x1, y1, x2, y2);
+      default:
+        return read_as<int64_t>(begin, count, x1, y1, x2, y2);
+    }
+  }
+
+ private:
+  template <typename T, typename A>
+  void read_as(int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) const {
+    const T* row = reinterpret_cast<const T*>(data) + begin * row_stride;
+    for (int64_t i = 0; i < count; ++i, row += row_stride) {
+      x1[i] = static_cast<A>(row[0]);
+      y1[i] = static_cast<A>(row[column_stride]);
+      x2[i] = static_cast<A>(row[2 * column_stride]);
+      y2[i] = static_cast<A>(row[3 * column_stride]);
+    }
+  }
+};
+
+// All boxes of a view as columns of A, each padded by a vector of zeros, so that a whole vector can be read at any box.
+template <typename A>
+class BoxColumns {
+ public:
+  static constexpr int64_t kPadding = 64 / sizeof(A);
+
+  explicit BoxColumns(const BoxView& boxes)
+      : size(boxes.size), pitch_((size + 2 * kPadding - 1) / kPadding * kPadding) {
+    storage_.reset(static_cast<A*>(std::aligned_alloc(64, 5 * pitch_ * sizeof(A))));
+    if (!storage_) throw std::bad_alloc();
+    x1 = storage_.get();
+    y1 = x1 + pitch_;
+    x2 = y1 + pitch_;
+    y2 = x2 + pitch_;
+    area = y2 + pitch_;
+    parallel_for(size, grain_for(1.0), [&](int64_t begin, int64_t end) {
+      boxes.read(begin, end - begin, x1 + begin, y1 + begin, x2 + begin, y2 + begin);
+      for (int64_t i = begin; i < end; ++i) area[i] = detops::area(Box<A>{x1[i], y1[i], x2[i], y2[i]});
+    });
+    for (A* column : {x1, y1, x2, y2, area}) std::fill(column + size, column + pitch_, A{});
+  }
+
+  Box<A> operator[](int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
+
+  // Boxes i, i + 1, ... as one vector.
+  template <typename V>
+  DETOPS_HD Box<V> vector(int64_t i) const {
+    return {load<V>(x1 + i), load<V>(y1 + i), load<V>(x2 + i), load<V>(y2 + i)};
+  }
+
+  int64_t size;
+  A *x1, *y1, *x2, *y2, *area;
+
+ private:
+  struct Free {
+    void operator()(A* p) const { std::free(p); }
+  };
+  int64_t pitch_;
+  std::unique_ptr<A, Free> storage_;
+};
+
+// The same box in every lane.
+template <typename V, typename A>
+DETOPS_HD Box<V> broadcast(const Box<A>& a) {
+  return {broadcast<V>(a.x1), broadcast<V>(a.y1), broadcast<V>(a.x2), broadcast<V>(a.y2)};
+}
+}  // namespace detops

@@ -1,0 +1,10 @@
+"""The operators: torchvision's names and meanings, and those beyond (see README)."""
+
+from .box_iou import box_iou as box_iou
+from .box_iou import complete_box_iou as complete_box_iou
+from .box_iou import distance_box_iou as distance_box_iou
+from .box_iou import generalized_box_iou as generalized_box_iou
+from .boxes import box_area as box_area
+from .boxes import box_convert as box_convert
+from .boxes import clip_boxes_to_image as clip_boxes_to_image
+from .boxes import remove_small_boxes as remove_small_boxes
