@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from detops._errors import UserError
 
-class AnnotationError(ValueError):
+
+class AnnotationError(UserError):
     """An annotation file that cannot be used; the message names the file and the record."""
 
 

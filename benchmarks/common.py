@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -48,6 +48,7 @@ class Case:
     size: int = 0
 
     def __post_init__(self) -> None:
+        """Refuses a case without detops in front."""
         if next(iter(self.run), None) != "detops":
             raise ValueError(f"Case {self.op}, {self.name}: expected run to begin with 'detops', got {list(self.run)}")
 
@@ -58,7 +59,7 @@ class Case:
 
 
 def agree(actual: Any, expected: Any) -> None:
-    """Raises ``AssertionError`` unless both results, tensors or nested containers of them, are close for their dtype."""
+    """Raises ``AssertionError`` unless two results, tensors or containers of them, are close for their dtype."""
     rtol, atol = max((TOLERANCES[dtype] for dtype in _dtypes(expected) if dtype in TOLERANCES), default=(0.0, 0.0))
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)
 
@@ -89,9 +90,7 @@ def operators(module_name: str, module: ModuleType) -> tuple[str, ...]:
     return tuple(getattr(module, "OPERATORS", (module_name,)))
 
 
-def cases(
-    device: torch.device, dtype: torch.dtype, ops: list[str] | None = None, quick: bool = False
-) -> Iterator[Case]:
+def cases(device: torch.device, dtype: torch.dtype, ops: Sequence[str] = (), quick: bool = False) -> Iterator[Case]:
     """Yields the cases of the chosen operators (all by default), building each one's inputs only when it is reached."""
     for name, module in modules().items():
         if ops and not set(ops) & set(operators(name, module)):

@@ -20,7 +20,7 @@ _real_images: list[ImageBoxes] = []
 
 
 def use_boxes(path: str | Path | None) -> None:
-    """Takes objects from an annotation file from now on (see :func:`.annotations.read_boxes`); None: synthetic again."""
+    """Takes objects from an annotation file from now on (:func:`.annotations.read_boxes`); None: synthetic again."""
     _real_images[:] = [] if path is None else read_boxes(path)
 
 
@@ -65,10 +65,7 @@ def proposals_clustered(n: int, objects: int = 40, background: float = 0.3, seed
         Boxes (n, 4) and scores (n,) in 0 to 1, higher round objects, in random order.
     """
     random = generator(seed)
-    if _real_images:
-        centres = ground_truth(objects)
-    else:
-        centres = _boxes_log_uniform(objects, 24, 500, 2, random, IMAGE_SIZE)
+    centres = ground_truth(objects) if _real_images else _boxes_log_uniform(objects, 24, 500, 2, random, IMAGE_SIZE)
     near = round(n * (1 - background))
     chosen = centres[torch.randint(objects, (near,), generator=random)]
     size = chosen[:, 2:] - chosen[:, :2]

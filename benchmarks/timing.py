@@ -1,0 +1,121 @@
+"""Timing of several functions side by side, and the copy speed that their memory traffic is held against."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Timer = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seconds for all of them
+
+SAMPLE_SECONDS = 2e-3  # far above the clock's resolution and the cost of the loop
+MAX_REPEATS = 10_000
+MIN_ROUNDS, MAX_ROUNDS = 5, 200
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: median and quartiles over the rounds, each the mean of ``repeats`` calls."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+    repeats: int
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range, relative to the median."""
+        return (self.high - self.low) / 2 / self.median
+
+
+def wall_timer(function: Callable[[], Any], repeats: int) -> float:
+    """Times calls by the wall clock; the result is freed before the clock stops, so allocation counts in full."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return time.perf_counter() - start
+
+
+def cuda_timer(function: Callable[[], Any], repeats: int) -> float:
+    """Times calls on the current CUDA stream by events: from the first kernel's start to the last one's end."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(repeats):
+        function()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+def timer_for(device: torch.device) -> Timer:
+    """The clock that suits a device."""
+    return cuda_timer if device.type == "cuda" else wall_timer
+
+
+def measure(
+    run: dict[str, Callable[[], Any]],
+    seconds: float,
+    timer: Timer = wall_timer,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, Timing], dict[str, float]]:
+    """Times functions in rounds, each round running every one of them, so that a busy machine disturbs all alike.
+
+    Args:
+        run: Functions by name; those after the first are its peers.
+        seconds: Time to spend; at least five rounds are run, however long they take.
+        timer: Measures repeated calls.
+        clock: Tells how much of ``seconds`` is gone.
+
+    Returns:
+        The timings by name, and by peer the median over the rounds of peer / first.
+    """
+    repeats = {}
+    for name, function in run.items():
+        timer(function, 1)
+        repeats[name] = min(MAX_REPEATS, max(1, round(SAMPLE_SECONDS / max(timer(function, 1), 1e-9) + 0.5)))
+    samples: dict[str, list[float]] = {name: [] for name in run}
+    order = list(run)
+    start, rounds = clock(), 0
+    with _no_garbage_collection():
+        while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and clock() - start < seconds):
+            for name in order:
+                samples[name].append(timer(run[name], repeats[name]) / repeats[name])
+            order.reverse()  # so that nobody always runs after the same neighbour
+            rounds += 1
+    first, *peers = run
+    timings = {name: _summary(values, repeats[name]) for name, values in samples.items()}
+    return timings, {p: statistics.median(map(_divide, samples[p], samples[first])) for p in peers}
+
+
+def copy_speed(device: torch.device, timer: Timer | None = None, size: int = 256 << 20) -> float:
+    """Bytes per second, read plus written, of ``copy_`` between two tensors of ``size`` bytes that no cache holds."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    timings, _ = measure({"copy": lambda: target.copy_(source)}, 0.5, timer or timer_for(device))
+    return 2 * size / timings["copy"].median
+
+
+def _summary(values: list[float], repeats: int) -> Timing:
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return Timing(median, low, high, len(values), repeats)
+
+
+def _divide(a: float, b: float) -> float:
+    return a / b
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
