@@ -61,7 +61,7 @@ def check_operator(
         samples: Calls to test with; give one with every empty dimension that is allowed, too.
         device: Where to run.
         dtypes: Those that the tensors may have.
-        tolerance: Of a result in a low precision, in units of that precision's rounding error, relative to the largest value.
+        tolerance: Of a low precision's result: in rounding errors of that precision, relative to the largest value.
         second_derivative: Whether the gradient is differentiable as well.
         export: Whether ``torch.export`` takes the function.
     """

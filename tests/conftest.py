@@ -17,7 +17,7 @@ def _places() -> list[str]:
 
 @pytest.fixture(params=_places())
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Each place that kernels run: the CPU once per instruction set that this processor has, and CUDA if there is one."""
+    """Each place that kernels run: the CPU with each instruction set that it has, and CUDA where there is one."""
     kind, _, instruction_set = request.param.partition("-")
     if kind == "cuda":
         yield torch.device("cuda")

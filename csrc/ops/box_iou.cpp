@@ -8,8 +8,6 @@
 
 namespace detops {
 namespace {
-constexpr int64_t kRows = 64;  // boxes of the first set that a task converts at a time
-
 // One image's boxes with what the kind of overlap needs of each; `aspect` is empty but for CIoU.
 template <typename A>
 struct Side {
@@ -19,8 +17,19 @@ struct Side {
   Side(const Tensor& tensor, int64_t image, Overlap kind) : boxes(BoxView(tensor, image)) {
     if (kind != Overlap::kComplete) return;
     aspects.resize(boxes.size + BoxColumns<A>::kPadding);
-    parallel_for(boxes.size, grain_for(10.0), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) aspects[i] = aspect(boxes[i]);
+    parallel_for(boxes.size, grain_for(2.0), [&](int64_t begin, int64_t end) {
+      if constexpr (std::is_same_v<A, double>) {
+        for (int64_t i = begin; i < end; ++i) aspects[i] = aspect(boxes[i]);
+      } else {
+        simd([&](auto isa) DETOPS_INLINE {
+          using V = Vec<decltype(isa), A>;
+          int64_t i = begin;
+          for (; i + lanes<decltype(isa), A> <= end; i += lanes<decltype(isa), A>) {
+            store(aspects.data() + i, aspect(boxes.template vector<V>(i)));
+          }
+          for (; i < end; ++i) aspects[i] = aspect(boxes[i]);
+        });
+      }
     });
   }
 

@@ -1,6 +1,7 @@
 // Overlap of every box of one set with every box of another: IoU; GIoU (arXiv:1902.09630); DIoU, CIoU
 // (arXiv:1911.08287).
 #pragma once
+#include "../math/arctangent.h"
 #include "../math/box.h"
 
 namespace detops {
@@ -13,10 +14,10 @@ struct BoxTraits {
   V aspect;  // arctangent of width / height; CIoU only
 };
 
-template <typename A>
-DETOPS_HD A aspect(const Box<A>& a) {
-  const A width = a.x2 - a.x1, height = a.y2 - a.y1;
-  return width == 0 && height == 0 ? A(0) : std::atan(width / height);
+template <typename V>
+DETOPS_HD V aspect(const Box<V>& a) {
+  const V width = a.x2 - a.x1, height = a.y2 - a.y1;
+  return select((width == V{}) & (height == V{}), V{}, arctangent(width / height));
 }
 
 template <typename V>

@@ -1,4 +1,4 @@
-"""What the host functions check, for fake kernels: a traced program never reaches the host function, and says the same."""
+"""What the host functions check, for fake kernels: a traced program never reaches them, and says the same."""
 
 from collections.abc import Sequence
 from typing import NoReturn
