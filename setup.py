@@ -324,7 +324,7 @@ def packed_files() -> Iterator[Path]:
         yield ROOT / name
     for folder in ("benchmarks", "csrc", "detops"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and path.suffix in (".py", ".typed", ".h", ".cpp", ".cu"):
+            if path.is_file() and path.suffix in (".py", ".pyi", ".typed", ".h", ".cpp", ".cu"):
                 yield path
 
 
@@ -359,7 +359,7 @@ if __name__ == "__main__":
     setup(
         packages=[*find_packages(include=["detops", "detops.*"]), "detops.benchmarks"],
         package_dir={"detops.benchmarks": "benchmarks"},
-        package_data={"detops": ["py.typed"]},
+        package_data={"detops": ["*.pyi", "py.typed"]},
         ext_modules=extensions(),
         cmdclass={"build_ext": NinjaBuild},
         zip_safe=False,
