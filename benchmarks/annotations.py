@@ -58,6 +58,9 @@ def _read_coco(path: Path) -> list[ImageBoxes]:
         raise AnnotationError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise AnnotationError(f"{path}: not a COCO instances file: expected an object with 'images' and 'annotations'")
+    for part in ("images", "annotations"):
+        if not isinstance(content[part], list):
+            raise AnnotationError(f"{path}: {part}: expected a list, got {type(content[part]).__name__}")
     sizes: dict[Any, tuple[int, int]] = {}
     boxes: dict[Any, list[list[float]]] = {}
     for index, image in enumerate(content["images"]):
@@ -67,9 +70,12 @@ def _read_coco(path: Path) -> list[ImageBoxes]:
             raise AnnotationError(f"{path}: images[{index}]: {_reason(error)}") from error
     for index, annotation in enumerate(content["annotations"]):
         try:
-            image_id, (x, y, width, height) = annotation["image_id"], map(float, annotation["bbox"])
+            image_id, bbox = annotation["image_id"], annotation["bbox"]
             if image_id not in sizes:
                 raise ValueError(f"no image with id {image_id}")
+            if len(bbox) != 4:
+                raise ValueError(f"expected bbox as x, y, width, height, got {bbox}")
+            x, y, width, height = map(float, bbox)
             boxes.setdefault(image_id, []).append(_box(x, y, x + width, y + height))
         except (KeyError, TypeError, ValueError) as error:
             raise AnnotationError(f"{path}: annotations[{index}]: {_reason(error)}") from error
