@@ -3,6 +3,8 @@ import math
 import pytest
 import torch
 from checks import Sample, check_operator
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from detops.ops import box_iou, complete_box_iou, distance_box_iou, generalized_box_iou
@@ -191,3 +193,65 @@ def test_traced_programs_say_the_same() -> None:
 def test_unknown_format() -> None:
     with pytest.raises(ValueError, match="box_iou: expected fmt 'xyxy', 'xywh' or 'cxcywh', got 'yolo'"):
         box_iou(torch.ones(1, 4), torch.ones(1, 4), fmt="yolo")
+
+
+corner = st.integers(-400, 400).map(lambda q: q / 4)
+side = st.integers(1, 400).map(lambda q: q / 4)
+box = st.tuples(corner, corner, side, side).map(lambda t: [t[0], t[1], t[0] + t[2], t[1] + t[3]])
+box_lists = st.lists(box, min_size=1, max_size=40)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(box_lists, st.integers(-64, 64), st.integers(-3, 3))
+def test_invariants(device: torch.device, boxes: list[list[float]], shift: int, exponent: int) -> None:
+    """In [0, 1], 1 on itself, symmetric, and the same after a shift or a scaling that rounds nothing."""
+    a = torch.tensor(boxes, device=device)
+    for kind, function in FUNCTIONS.items():
+        score = function(a, a)
+        tolerance = 0 if kind in ("iou", "giou", "diou") else 1e-6
+        torch.testing.assert_close(score, score.T, rtol=0, atol=tolerance)
+        torch.testing.assert_close(score.diagonal(), torch.ones(len(a), device=device), rtol=0, atol=1e-6)
+        assert (score <= 1).all()
+        assert (score >= {"iou": 0, "giou": -1, "diou": -1, "ciou": -2}[kind]).all()
+        if kind in ("iou", "giou"):
+            assert torch.equal(function(a + shift, a + shift), score)
+            assert torch.equal(function(a * 2.0**exponent, a * 2.0**exponent), score)
+    assert (generalized_box_iou(a, a) <= box_iou(a, a)).all()
+
+
+@pytest.mark.threads
+def test_threads(device: torch.device) -> None:
+    """Scores do not depend on the number of threads, nor gradients on the run."""
+    boxes1, boxes2 = random_boxes(3000).float().to(device), random_boxes(700).float().to(device).requires_grad_()
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 2, 4):
+            torch.set_num_threads(threads)
+            score = complete_box_iou(boxes1, boxes2)
+            results.append((score.detach(), *torch.autograd.grad(score.sum(), boxes2)))
+        for score, grad in results[1:]:
+            assert torch.equal(score, results[0][0])
+            torch.testing.assert_close(grad, results[0][1], rtol=1e-4, atol=1e-4)
+        assert torch.equal(results[1][1], results[2][1])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.large
+def test_more_than_two_to_the_31_scores() -> None:
+    """8.6 GB."""
+    boxes1, boxes2 = random_boxes(46_400).float(), random_boxes(46_400).float()
+    score = box_iou(boxes1, boxes2)
+    assert score.numel() > 2**31
+    assert torch.equal(score[-50:, -70:], box_iou(boxes1[-50:], boxes2[-70:]))
+
+
+@pytest.mark.parametrize("kind", ["iou", "giou", "ciou"])
+def test_torchvision_gives_nan_for_boxes_of_no_area(kind: str) -> None:
+    peer = getattr(
+        pytest.importorskip("torchvision", reason="torchvision is not installed").ops, FUNCTIONS[kind].__name__
+    )
+    point = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    assert peer(point, point).isnan().all()
+    assert FUNCTIONS[kind](point, point).isfinite().all()
