@@ -14,25 +14,22 @@ OPERATORS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box
 
 
 def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Yields every member of the family at every size, then the series over the number of boxes."""
-    pairs = {
-        "10 x 10": (workloads.boxes_log_uniform(10, seed=1), workloads.ground_truth(10, seed=2)),
-        "1,000 x 1,000": (workloads.boxes_log_uniform(1000, seed=1), workloads.ground_truth(1000, seed=2)),
-        "SSD 8,732 x 50": (workloads.anchors_ssd(), workloads.ground_truth(50, seed=2)),
-        "FPN 242,991 x 30": (workloads.anchors_fpn(), workloads.ground_truth(30, seed=2)),
-    }
+    """Yields every member of the family at every size, and for box_iou a series over the number of boxes."""
     for op in OPERATORS:
-        for name, (boxes1, boxes2) in pairs.items():
-            quick = name == "1,000 x 1,000" or (op == "box_iou" and name == "SSD 8,732 x 50")
-            yield pairwise(op, name, boxes1.to(device, dtype), boxes2.to(device, dtype), quick=quick)
-    for n in (30, 100, 300, 3000):
-        boxes = workloads.boxes_log_uniform(n, seed=n).to(device, dtype)
-        yield pairwise("box_iou", f"{n:,} x {n:,}", boxes, boxes.flip(0), series="n x n boxes", size=n)
+        for n in (10, 30, 100, 300, 1000, 3000) if op == "box_iou" else (10, 1000):
+            boxes1, boxes2 = workloads.boxes_log_uniform(n, seed=1), workloads.ground_truth(n, seed=2)
+            case = pairwise(op, f"{n:,} x {n:,}", boxes1.to(device, dtype), boxes2.to(device, dtype), quick=n == 1000)
+            case.series, case.size = "n x n boxes" if op == "box_iou" else "", n
+            yield case
+        for name, anchors, objects in (
+            ("SSD 8,732 x 50", workloads.anchors_ssd(), workloads.ground_truth(50, seed=2)),
+            ("FPN 242,991 x 30", workloads.anchors_fpn(), workloads.ground_truth(30, seed=2)),
+        ):
+            quick = op == "box_iou" and name.startswith("SSD")
+            yield pairwise(op, name, anchors.to(device, dtype), objects.to(device, dtype), quick)
 
 
-def pairwise(
-    op: str, name: str, boxes1: torch.Tensor, boxes2: torch.Tensor, quick: bool = False, series: str = "", size: int = 0
-) -> Case:
+def pairwise(op: str, name: str, boxes1: torch.Tensor, boxes2: torch.Tensor, quick: bool) -> Case:
     """An operator of the family on boxes (N, 4) and (M, 4).
 
     The result is float32 for half-precision boxes. There the peer subtracts coordinates in half precision, so that
@@ -49,6 +46,4 @@ def pairwise(
         check=(lambda actual, _: agree(actual, theirs(boxes1.float(), boxes2.float()))) if half else agree,
         quick=quick,
         note="peer less exact" if half else "",
-        series=series,
-        size=size,
     )

@@ -23,6 +23,8 @@ def main(options: argparse.Namespace) -> int:
         check_writable(path)
     interrupted = False
     if options.load:
+        if options.ops:
+            raise UserError(f"bench: --load shows a whole run, expected no operator, got {' '.join(options.ops)}")
         results = Results.load(options.load)
     else:
         settings = _settings(options)

@@ -55,6 +55,7 @@ def new_results(settings: Settings) -> Results:
         "seconds": settings.seconds,
         "boxes": Path(settings.boxes).name if settings.boxes else "synthetic",
         "allocator": _info.allocator(),
+        "OpenMP": _info.openmp(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     return Results(described, _info.machine(), _info.versions())

@@ -1,10 +1,10 @@
 """What a run shows in the terminal: a progress line, the table of all cases and a summary by operator."""
 
 import importlib.util
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from .results import Results, Row, changes, differences, geometric_mean
 
@@ -150,23 +150,24 @@ def mark(ratio: float) -> str:
 
 
 def _print_rich(*tables: Table) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else max(150, shutil.get_terminal_size().columns))
+    console = Console(width=None if sys.stdout.isatty() else 150)
     for headings, lines in tables:
-        table = RichTable(header_style="bold")
-        for heading in headings:
-            text = _is_text(heading)
-            table.add_column(heading, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+        shown = [i for i, heading in enumerate(headings) if heading != "±" or console.width >= 110]
+        table = RichTable(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
+        for heading in (headings[i] for i in shown):
+            wraps = heading == "case"
+            side: Literal["left", "right"] = "left" if _is_text(heading) else "right"
+            table.add_column(heading, justify=side, no_wrap=not wraps, overflow="fold", min_width=16 if wraps else None)
         previous = ""
         for line in lines:
-            if previous and line[0] != previous:
-                table.add_section()
             style = "red" if "failed" in line else "yellow" if any(cell.startswith("! ") for cell in line) else ""
-            shown = ["" if line[0] == previous else line[0], *line[1:]]
-            table.add_row(*map(Text, shown), style=style)
+            cells = ["" if line[0] == previous else line[0], *line[1:]]
+            table.add_row(*(Text(cells[i]) for i in shown), style=style)
             previous = line[0]
         console.print(table)
 

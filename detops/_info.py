@@ -34,6 +34,7 @@ def sections() -> dict[str, dict[str, Any]]:
             "instruction sets": f"{' '.join(_C.instruction_sets())} (active: {_C.instruction_set()})",
             "CUDA library": cuda_library(),
             "threads": torch.get_num_threads(),
+            "OpenMP": openmp(),
             "allocator": allocator(),
         },
         "Operators": operators() or {"none": "registered"},
@@ -77,6 +78,12 @@ def allocator() -> str:
     """Settings that decide whether freed memory is kept, and so how much a large output costs."""
     preloaded = [Path(p).name for p in os.environ.get("LD_PRELOAD", "").replace(":", " ").split() if "malloc" in p]
     return " ".join([*preloaded, os.environ.get("GLIBC_TUNABLES", "")]).strip() or "default"
+
+
+def openmp() -> str:
+    """Settings of the thread pool, such as how long it spins before it sleeps."""
+    found = {name: value for name, value in sorted(os.environ.items()) if name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    return " ".join(f"{name}={value}" for name, value in found.items()) or "default"
 
 
 def cuda_library() -> str:

@@ -212,6 +212,7 @@ def test_times_are_readable(value, text):
         (["bench", "--compare", "broken.json"], "broken.json: not JSON"),
         (["bench", "--compare", "other.json"], "other.json: not a results file"),
         (["bench", "--load", "partial.json"], "partial.json: not a results file"),
+        (["bench", "nms", "--load", "partial.json"], "bench: --load shows a whole run"),
         (["bench", "--save", "none/r.json"], "none/r.json: cannot be written: No such file"),
         (["bench", "--html", "."], r"\.: is a folder"),
     ],
