@@ -10,7 +10,7 @@ from .table import cases_table, digits, mark
 METHOD = (
     "Each side of a case runs once first and both results are compared; only then is anything timed.",
     "The sides are timed interleaved in one process: rounds in which each runs in turn, in alternating order, each "
-    "sample repeated to last at least 2 ms. The result is freed within the timed part.",
+    "sample repeated to last about 2 ms. The result is freed within the timed part.",
     "Times are medians over the rounds; ± is half the interquartile range. The ratio is the median over the rounds of "
     "the peer's time divided by that of detops: above 1×, detops is faster.",
     "GB/s counts the least bytes a case must move, each input read once and each output written once. The copy speed "

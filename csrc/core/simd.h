@@ -15,7 +15,7 @@
 
 #define DETOPS_INLINE __attribute__((always_inline))
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__)
 #define DETOPS_X86 1
 #else
 #define DETOPS_X86 0
@@ -46,8 +46,14 @@ enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
 
 inline InstructionSet best_instruction_set() {
 #if DETOPS_X86
-  if (__builtin_cpu_supports("x86-64-v4")) return InstructionSet::kAvx512;
-  if (__builtin_cpu_supports("x86-64-v3")) return InstructionSet::kAvx2;
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
+                  __builtin_cpu_supports("movbe");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (v4) return InstructionSet::kAvx512;
+  if (v3) return InstructionSet::kAvx2;
 #endif
   return InstructionSet::kBaseline;
 }

@@ -17,7 +17,8 @@ def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
         fmt: How a box is given: "xyxy" corners, "xywh" or "cxcywh".
 
     Returns:
-        (...,); float32 for float16 and bfloat16, int32 for shorter integers, else the dtype of ``boxes``. Differentiable.
+        (...,); float32 for float16 and bfloat16, int32 for shorter integers, else the dtype of ``boxes``.
+        Differentiable.
 
     Raises:
         ValueError: If ``fmt`` is none of the three or the last dimension is not 4.
