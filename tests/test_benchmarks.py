@@ -152,6 +152,7 @@ def test_disjoint_boxes_all_survive_and_clustered_ones_do_not():
     assert len(nms(*workloads.boxes_disjoint(2000), 0.0)) == 2000
     boxes, scores = workloads.proposals_clustered(2000)
     assert len(nms(boxes, scores, 0.5)) < 1000
+    assert ((scores < 0.3).float().mean() - 0.15).abs() < 0.03  # half of the 30% that are background
 
 
 def test_many_classes_are_balanced_and_shuffled():
