@@ -9,6 +9,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <array>
 #include <initializer_list>
 #include <sstream>
@@ -132,6 +136,19 @@ inline void check_same_device(const char* op, const char* a_name, const Tensor& 
 
 // ---- Making tensors: straight through the C shim, a third of the dispatcher's latency. -----------------------------
 
+constexpr int64_t kHugeBytes = int64_t{8} << 20;  // smaller blocks come from memory that is in use already
+
+// Asks for huge pages under a large block of fresh CPU memory: touching it for the first time is then several times
+// faster.
+inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: may be refused
+#endif
+}
+
 // Uninitialised, on the device of `like`; strides are row-major unless given.
 template <size_t kDim>
 Tensor new_tensor(const Tensor& like, const std::array<int64_t, kDim>& sizes, ScalarType dtype,
@@ -149,7 +166,11 @@ Tensor new_tensor(const Tensor& like, const std::array<int64_t, kDim>& sizes, Sc
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(kDim), sizes.data(), strides, shim_dtype,
                                                   device_type, device_index, &handle));
-  return Tensor(handle);
+  Tensor tensor(handle);
+  int64_t bytes = element_size(dtype);
+  for (const int64_t size : sizes) bytes *= size;
+  if (bytes >= kHugeBytes && tensor.is_cpu()) advise_huge_pages(const_cast<void*>(tensor.const_data_ptr()), bytes);
+  return tensor;
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
