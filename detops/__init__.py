@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from . import _C
+from . import _C as _C
 
 __version__: str = _C.build_info()["version"]
 
