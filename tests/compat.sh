@@ -9,6 +9,8 @@ declare -A torchvision=([2.11.0]=0.26.0 [2.12.0]=0.27.0 [2.13.0]=0.28.0 [2.14.0]
 versions=("$@")
 if [[ ${#versions[@]} == 0 ]]; then versions=(2.11.0 2.13.0 newest); fi
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONNOUSERSITE=1
+unset PYTHONPATH
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/build"
@@ -34,7 +36,7 @@ for version in "${versions[@]}"; do
       install "torchvision==${torchvision[$version]:?no torchvision known for torch $version}"
     fi
     log=$work/tests.log
-    (cd "$PWD" && "$python" -P -m pytest tests/ops -q -p no:cacheprovider -m "not large" 2>&1 | tee "$log" >&2) || failed=1
+    "$python" -P -m pytest tests/ops -q -p no:cacheprovider -m "not large" 2>&1 | tee "$log" >&2 || failed=1
     result=$(grep -E '(passed|failed|error).* in [0-9.]+s' "$log" | tail -n 1 | tr -d =)
     version=$("$python" -c "import torch; print(torch.__version__)")
   else
