@@ -12,12 +12,21 @@
 #endif
 
 namespace detops {
+// Number of threads that parallel_for may use, at most.
+inline int64_t num_threads() {
+#if defined(DETOPS_SANITIZE_THREADS)
+  return 4;
+#else
+  return torch::stable::get_num_threads();
+#endif
+}
+
 // Calls fn(begin, end) on pieces of [0, n) of at least `grain` items. fn must not throw: check arguments before.
 template <typename Fn>
-void parallel_for(int64_t n, int64_t grain, const Fn& fn) {
+void parallel_for(int64_t n, [[maybe_unused]] int64_t grain, const Fn& fn) {
   if (n <= 0) return;
 #if defined(DETOPS_SANITIZE_THREADS)
-  const int64_t pieces = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, 4), step = (n + pieces - 1) / pieces;
+  const int64_t step = (n + num_threads() - 1) / num_threads();  // however small the work, or no race would show
   std::vector<std::thread> threads;
   for (int64_t begin = 0; begin < n; begin += step) {
     threads.emplace_back([&fn, begin, end = std::min(n, begin + step)] { fn(begin, end); });
@@ -26,15 +35,6 @@ void parallel_for(int64_t n, int64_t grain, const Fn& fn) {
 #else
   if (n <= grain) return fn(0, n);
   torch::stable::parallel_for(0, n, grain, fn);
-#endif
-}
-
-// Number of threads that parallel_for may use, at most.
-inline int64_t num_threads() {
-#if defined(DETOPS_SANITIZE_THREADS)
-  return 4;
-#else
-  return torch::stable::get_num_threads();
 #endif
 }
 
