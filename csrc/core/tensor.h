@@ -218,6 +218,31 @@ void dispatch_real(const char* op, const Tensor& t, const Fn& fn) {
   }
 }
 
+// The same by dtype alone; checked before.
+template <typename Fn>
+void dispatch_type(ScalarType dtype, const Fn& fn) {
+  switch (dtype) {
+    case ScalarType::Byte:
+      return fn(Type<uint8_t>{});
+    case ScalarType::Char:
+      return fn(Type<int8_t>{});
+    case ScalarType::Short:
+      return fn(Type<int16_t>{});
+    case ScalarType::Int:
+      return fn(Type<int32_t>{});
+    case ScalarType::Long:
+      return fn(Type<int64_t>{});
+    case ScalarType::Half:
+      return fn(Type<Half>{});
+    case ScalarType::BFloat16:
+      return fn(Type<BFloat16>{});
+    case ScalarType::Double:
+      return fn(Type<double>{});
+    default:
+      return fn(Type<float>{});
+  }
+}
+
 template <typename T>
 const T* data(const Tensor& t) {
   void* pointer = nullptr;

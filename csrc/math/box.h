@@ -1,6 +1,8 @@
 // Axis-aligned boxes: corners (x1, y1, x2, y2) in pixels, x2 and y2 outside, so that width is x2 - x1. V is float,
 // double or, on the CPU, a SIMD vector of them: each formula stands here once.
 #pragma once
+#include <limits>
+
 #include "../core/device.h"
 
 namespace detops {
@@ -26,6 +28,22 @@ template <typename V>
 DETOPS_HD V iou(const Box<V>& a, const Box<V>& b, V area_a, V area_b) {
   const V shared = intersection(a, b), joint = area_a + area_b - shared;
   return select(joint == V{}, V{}, shared / joint);
+}
+
+// The one rule of suppression, a tie's included: whether the IoU of two boxes is above a threshold. The quotient is
+// rounded once, in the boxes' precision (float for half), and compared with `threshold`, an overlap_threshold(). No box
+// overlaps one where that is 0 / 0 or otherwise NaN.
+template <typename V>
+DETOPS_HD auto overlaps(const Box<V>& a, const Box<V>& b, V area_a, V area_b, V threshold) {
+  const V shared = intersection(a, b);
+  return shared / (area_a + area_b - shared) > threshold;
+}
+
+// The greatest A that is not above t: an A is above it if and only if it is, as a double, above t.
+template <typename A>
+A overlap_threshold(double t) {
+  const A nearest = static_cast<A>(t);
+  return static_cast<double>(nearest) > t ? std::nextafter(nearest, -std::numeric_limits<A>::infinity()) : nearest;
 }
 
 // The smallest box around both.

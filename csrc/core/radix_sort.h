@@ -1,0 +1,80 @@
+// Stable sorting of keys with their indices.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace detops {
+template <typename Key>
+struct Ranked {
+  Key key;
+  uint32_t index;
+};
+
+namespace radix_detail {
+constexpr int64_t kInsertion = 48;  // below: insertion sort
+constexpr int64_t kWide = 3000;     // above: fewer passes pay for longer tables
+
+template <typename Key>
+void insertion_sort(Ranked<Key>* items, int64_t n) {
+  for (int64_t i = 1; i < n; ++i) {
+    const Ranked<Key> item = items[i];
+    int64_t j = i;
+    for (; j > 0 && item.key < items[j - 1].key; --j) items[j] = items[j - 1];
+    items[j] = item;
+  }
+}
+
+template <int kBits, typename Key>
+Ranked<Key>* sort_by_digits(Ranked<Key>* items, Ranked<Key>* scratch, int64_t n) {
+  constexpr int kDigits = (8 * sizeof(Key) + kBits - 1) / kBits;
+  constexpr uint32_t kSize = 1u << kBits;
+  uint32_t counts[kDigits][kSize] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    for (int d = 0; d < kDigits; ++d) ++counts[d][items[i].key >> d * kBits & (kSize - 1)];
+  }
+  for (int d = 0; d < kDigits; ++d) {
+    uint32_t* next = counts[d];
+    if (next[items[0].key >> d * kBits & (kSize - 1)] == n) continue;  // all alike here
+    uint32_t total = 0;
+    for (uint32_t digit = 0; digit < kSize; ++digit) {
+      const uint32_t count = next[digit];
+      next[digit] = total;
+      total += count;
+    }
+    for (int64_t i = 0; i < n; ++i) scratch[next[items[i].key >> d * kBits & (kSize - 1)]++] = items[i];
+    std::swap(items, scratch);
+  }
+  return items;
+}
+}  // namespace radix_detail
+
+// Sorts fewer than 2^32 items, lowest key first, equal keys in the order given; a key is unsigned. The result is in
+// `items` or in `scratch`, of the same size: the one returned.
+template <typename Key>
+Ranked<Key>* radix_sort(Ranked<Key>* items, Ranked<Key>* scratch, int64_t n) {
+  if (n <= radix_detail::kInsertion) {
+    radix_detail::insertion_sort(items, n);
+    return items;
+  }
+  return n < radix_detail::kWide ? radix_detail::sort_by_digits<8>(items, scratch, n)
+                                 : radix_detail::sort_by_digits<11>(items, scratch, n);
+}
+
+// Unsigned keys in the order of numbers. -0 is 0, and NaN comes after everything, as in torch.sort.
+inline uint32_t ascending_key(float x) {
+  if (x != x) return ~0u;
+  x += 0.0f;
+  uint32_t u;
+  std::memcpy(&u, &x, sizeof u);
+  return u ^ (u >> 31 ? ~0u : 0x80000000u);
+}
+inline uint64_t ascending_key(double x) {
+  if (x != x) return ~uint64_t{0};
+  x += 0.0;
+  uint64_t u;
+  std::memcpy(&u, &x, sizeof u);
+  return u ^ (u >> 63 ? ~uint64_t{0} : uint64_t{1} << 63);
+}
+inline uint64_t ascending_key(int64_t x) { return static_cast<uint64_t>(x) ^ uint64_t{1} << 63; }
+}  // namespace detops

@@ -1,0 +1,29 @@
+// Non-maximum suppression: in order of score, a box is dropped if one kept before it overlaps it by more than a
+// threshold. What the CPU and CUDA kernels share; the decision itself is overlaps() in math/box.h.
+#pragma once
+#include "../math/box.h"
+
+namespace detops {
+template <typename A>
+struct NmsRule {
+  double iou_threshold;
+  A threshold;  // as overlaps() takes it
+  A reach;      // where shared * reach < area_a + area_b no overlap is possible; for thresholds of 0 or more
+
+  explicit NmsRule(double t)
+      : iou_threshold(t),
+        threshold(overlap_threshold<A>(t)),
+        // From shared / (sum - shared) > t follows shared * (1 + t) / t > sum; widened for the rounding of each step.
+        reach(t < 1e-30 ? std::numeric_limits<A>::infinity()
+                        : static_cast<A>((1 + t) / t * (1 + 16 * std::numeric_limits<A>::epsilon()))) {}
+
+  bool drops_nothing() const { return iou_threshold >= 1; }  // no quotient is above 1
+
+  // Whether a box can overlap any other at all. At thresholds of 0 or more only proper boxes do: those of a NaN or
+  // infinite area, of none or of a reversed side give a quotient of NaN or 0.
+  DETOPS_HD bool concerns(const Box<A>& a, A area) const {
+    if (iou_threshold < 0) return area == area;
+    return area > 0 && area <= std::numeric_limits<A>::max() && a.x2 > a.x1;
+  }
+};
+}  // namespace detops
