@@ -76,5 +76,7 @@ inline uint64_t ascending_key(double x) {
   std::memcpy(&u, &x, sizeof u);
   return u ^ (u >> 63 ? ~uint64_t{0} : uint64_t{1} << 63);
 }
-inline uint64_t ascending_key(int64_t x) { return static_cast<uint64_t>(x) ^ uint64_t{1} << 63; }
+inline uint64_t ascending_key(int64_t x) {
+  return static_cast<uint64_t>(x) ^ uint64_t { 1 } << 63;
+}
 }  // namespace detops

@@ -15,7 +15,7 @@
 
 namespace detops {
 namespace {
-constexpr int64_t kGridFrom = 600;  // boxes of one class above which the grid is faster, as measured
+constexpr int64_t kLongestList = 1200;  // boxes kept of a class from which on a grid is faster
 
 template <typename T>
 std::unique_ptr<T[]> uninitialised(int64_t n) {
@@ -120,17 +120,33 @@ std::optional<Segments> by_class(const RowView& classes, const Indices& order) {
   return segments;
 }
 
-// The arrays of SortedBoxes, with room between pieces: reading a vector at the end of one touches none of the next.
+// Memory for the boxes of all segments and for those kept of each, with room between pieces, which share no vector.
 template <typename A>
 class Arena {
  public:
   Arena(int64_t n, int64_t pieces)
-      : pitch_(n + pieces * BoxColumns<A>::kPadding), storage_(uninitialised<A>(5 * pitch_)) {}
+      : pitch_(n + pieces * KeptBoxes<A>::kStep), storage_(uninitialised<A>((4 + KeptBoxes<A>::kColumns) * pitch_)) {}
 
-  // Boxes [begin, end), in a piece of their own.
-  SortedBoxes<A> slice(int64_t piece, int64_t begin, int64_t end) const {
-    A* at = storage_.get() + piece * BoxColumns<A>::kPadding + begin;
-    return {at, at + pitch_, at + 2 * pitch_, at + 3 * pitch_, at + 4 * pitch_, end - begin};
+  // Boxes [begin, end) of an image, gathered as boxes row(begin), row(begin + 1), ...
+  template <typename Row>
+  SortedBoxes<A> boxes(const BoxView& from, int64_t begin, int64_t end, const Row& row) const {
+    A* to = storage_.get() + begin;
+    dispatch_type(from.dtype, [&](auto type) {
+      using T = typename decltype(type)::type;
+      for (int64_t i = begin; i < end; ++i, ++to) {
+        const T* box = reinterpret_cast<const T*>(from.data) + row(i) * from.row_stride;
+        for (int column = 0; column < 4; ++column) {
+          to[column * pitch_] = static_cast<A>(box[column * from.column_stride]);
+        }
+      }
+    });
+    const A* x1 = storage_.get() + begin;
+    return {x1, x1 + pitch_, x1 + 2 * pitch_, x1 + 3 * pitch_, end - begin};
+  }
+
+  // An empty list for the boxes kept of [begin, ...) in a piece.
+  KeptBoxes<A> list(int64_t piece, int64_t begin) const {
+    return KeptBoxes<A>(storage_.get() + 4 * pitch_ + piece * KeptBoxes<A>::kStep + begin, pitch_);
   }
 
  private:
@@ -138,39 +154,25 @@ class Arena {
   std::unique_ptr<A[]> storage_;
 };
 
-// Boxes row(0), row(1), ... of an image.
-template <typename A, typename Row>
-void gather(const BoxView& boxes, const SortedBoxes<A>& to, const Row& row) {
-  dispatch_type(boxes.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    const T* from = reinterpret_cast<const T*>(boxes.data);
-    const int64_t next = boxes.column_stride;
-    for (int64_t i = 0; i < to.size; ++i) {
-      const T* box = from + row(i) * boxes.row_stride;
-      to.x1[i] = static_cast<A>(box[0]);
-      to.y1[i] = static_cast<A>(box[next]);
-      to.x2[i] = static_cast<A>(box[2 * next]);
-      to.y2[i] = static_cast<A>(box[3 * next]);
-    }
-  });
-}
-
 // Positions of the first `limit` boxes kept; returns their number.
 template <typename A>
-int64_t suppress(const SortedBoxes<A>& boxes, const NmsRule<A>& rule, int64_t limit, uint32_t* keep) {
+int64_t suppress(const SortedBoxes<A>& boxes, const NmsRule<A>& rule, int64_t limit, KeptBoxes<A> list,
+                 uint32_t* keep) {
   if (rule.drops_nothing()) {
     const int64_t kept = std::min(limit, boxes.size);
     std::iota(keep, keep + kept, 0u);
     return kept;
   }
-  int64_t kept = -1;
-  if (boxes.size >= kGridFrom && rule.iou_threshold >= GridAxis::kLeastThreshold) {
-    simd([&](auto isa) DETOPS_INLINE { kept = suppress_by_grid<decltype(isa)>(boxes, rule, limit, keep); });
-  }
-  if (kept < 0) {
-    simd([&](auto isa) DETOPS_INLINE { kept = suppress_by_list<decltype(isa)>(boxes, rule, limit, keep); });
-  }
-  return kept;
+  NmsProgress at;
+  simd([&](auto isa) DETOPS_INLINE {
+    using Isa = decltype(isa);
+    const bool grid = rule.iou_threshold >= GridAxis::kLeastThreshold;
+    suppress_by_list<Isa>(boxes, rule, limit, grid ? kLongestList : boxes.size, list, at, keep);
+    if (!grid || at.decided == boxes.size || at.kept == limit) return;
+    if (suppress_by_grid<Isa>(boxes, rule, limit, list, at, keep)) return;
+    suppress_by_list<Isa>(boxes, rule, limit, boxes.size, list, at, keep);
+  });
+  return at.kept;
 }
 
 // The first `limit` boxes of one image that are kept, highest score first.
@@ -182,13 +184,12 @@ Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
   const std::optional<Segments> segments = image.classes ? by_class(*image.classes, order) : std::nullopt;
   if (!segments) {
     const Arena<A> arena(order.size, 1);
-    const SortedBoxes<A> boxes = arena.slice(0, 0, order.size);
-    gather(image.boxes, boxes, [&](int64_t i) { return order.data[i]; });
-    keep.size = suppress(boxes, rule, limit, keep.data.get());
+    const auto boxes = arena.boxes(image.boxes, 0, order.size, [&](int64_t i) { return order.data[i]; });
+    keep.size = suppress(boxes, rule, limit, arena.list(0, 0), keep.data.get());
     for (int64_t i = 0; i < keep.size; ++i) keep.data[i] = order.data[keep.data[i]];
     return keep;
   }
-  const int64_t pieces = std::clamp<int64_t>(order.size / grain_for(40), 1, num_threads());
+  const int64_t pieces = std::clamp<int64_t>(order.size / grain_for(60), 1, num_threads());
   const Arena<A> arena(order.size, pieces);
   const auto is_kept = std::make_unique<bool[]>(order.size);
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
@@ -197,12 +198,11 @@ Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
       const auto to = segments->at(order.size * (piece + 1) / pieces);
       for (auto segment = from; segment != to; ++segment) {
         const int64_t begin = segment[0], end = segment[1];
-        const uint32_t* positions = segments->positions.get() + begin;
-        const SortedBoxes<A> boxes = arena.slice(piece, begin, end);
+        const uint32_t* positions = segments->positions.get();
+        const auto boxes = arena.boxes(image.boxes, begin, end, [&](int64_t i) { return order.data[positions[i]]; });
         uint32_t* kept_here = keep.data.get() + begin;
-        gather(image.boxes, boxes, [&](int64_t i) { return order.data[positions[i]]; });
-        const int64_t kept = suppress(boxes, rule, limit, kept_here);
-        for (int64_t i = 0; i < kept; ++i) is_kept[positions[kept_here[i]]] = true;
+        const int64_t kept = suppress(boxes, rule, limit, arena.list(piece, begin), kept_here);
+        for (int64_t i = 0; i < kept; ++i) is_kept[positions[begin + kept_here[i]]] = true;
       }
     }
   });
@@ -276,11 +276,12 @@ std::tuple<Tensor, Tensor> nms_padded(const Tensor& boxes, const Tensor& scores,
   const int64_t images = batched ? boxes.size(0) : 1;
   Tensor keep = batched ? new_tensor<2>(boxes, {images, max_output}, ScalarType::Long)
                         : new_tensor<1>(boxes, {max_output}, ScalarType::Long);
-  Tensor count = batched ? new_tensor<1>(boxes, {images}, ScalarType::Long) : new_tensor<0>(boxes, {}, ScalarType::Long);
+  Tensor count =
+      batched ? new_tensor<1>(boxes, {images}, ScalarType::Long) : new_tensor<0>(boxes, {}, ScalarType::Long);
   int64_t* keep_data = mutable_data<int64_t>(keep);
   int64_t* count_data = mutable_data<int64_t>(count);
   std::atomic<bool> out_of_memory{false};  // nothing may be thrown from another thread
-  const double per_image = 40.0 * boxes.size(boxes.dim() - 2) + 1;
+  const double per_image = 60.0 * boxes.size(boxes.dim() - 2) + 1;
   parallel_for(images, grain_for(per_image), [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       try {

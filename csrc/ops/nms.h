@@ -8,14 +8,13 @@ template <typename A>
 struct NmsRule {
   double iou_threshold;
   A threshold;  // as overlaps() takes it
-  A reach;      // where shared * reach < area_a + area_b no overlap is possible; for thresholds of 0 or more
+  A share;      // of the sum of two areas that an intersection must exceed, or there is no overlap
 
   explicit NmsRule(double t)
       : iou_threshold(t),
         threshold(overlap_threshold<A>(t)),
-        // From shared / (sum - shared) > t follows shared * (1 + t) / t > sum; widened for the rounding of each step.
-        reach(t < 1e-30 ? std::numeric_limits<A>::infinity()
-                        : static_cast<A>((1 + t) / t * (1 + 16 * std::numeric_limits<A>::epsilon()))) {}
+        // shared / (sum - shared) > t where shared > sum * t / (1 + t); a little less, for the rounding of each step.
+        share(static_cast<A>(t / (1 + t) * (1 - 16 * static_cast<double>(std::numeric_limits<A>::epsilon())))) {}
 
   bool drops_nothing() const { return iou_threshold >= 1; }  // no quotient is above 1
 
@@ -25,5 +24,8 @@ struct NmsRule {
     if (iou_threshold < 0) return area == area;
     return area > 0 && area <= std::numeric_limits<A>::max() && a.x2 > a.x1;
   }
+
+  // This box's part of what an intersection must exceed. Products that may be subnormal round too coarsely.
+  DETOPS_HD A needed(A area) const { return area > std::numeric_limits<A>::min() * 0x1p26 ? area * share : A(0); }
 };
 }  // namespace detops
