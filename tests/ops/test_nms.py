@@ -107,7 +107,9 @@ def test_many_boxes_agree_with_torchvision(device: torch.device, threshold: floa
 def adversarial(kind: str, n: int) -> Tensor:
     boxes = {
         "identical": lambda: torch.tensor([[3.0, 4, 9, 8]]).repeat(n, 1),
-        "nested": lambda: torch.stack([torch.arange(n), torch.arange(n), 3 * n - torch.arange(n)] * 2).T[:, [0, 1, 2, 5]],
+        "nested": lambda: torch.stack([torch.arange(n), torch.arange(n), 3 * n - torch.arange(n)] * 2).T[
+            :, [0, 1, 2, 5]
+        ],
         "far away": lambda: random_boxes(n) + 1e6,
         "tiny": lambda: random_boxes(n, extent=3000) * 1e-20,
         "subnormal": lambda: random_boxes(n, extent=3000) * 1e-22,
@@ -118,12 +120,18 @@ def adversarial(kind: str, n: int) -> Tensor:
         "crossed slivers": lambda: torch.stack(
             [torch.tensor([i, 0, i + 0.5, 1e4]) if i % 2 else torch.tensor([0, i, 1e4, i + 0.5]) for i in range(n)]
         ),
-        "powers of two": lambda: torch.cat([lattice(n // 8, 8)[:n, :2]] * 2, dim=1)
-        + torch.cat([torch.zeros(n // 8 * 8, 2), 2.0 ** torch.randint(-2, 5, (n // 8 * 8, 2))], dim=1),
-        "without meaning": lambda: torch.where(
-            torch.rand(n, 4) < 0.1, torch.tensor([NAN, INF, -INF, 1e30])[torch.randint(4, (n, 4))], random_boxes(n, 2000)
+        "powers of two": lambda: (
+            torch.cat([lattice(n // 8, 8)[:n, :2]] * 2, dim=1)
+            + torch.cat([torch.zeros(n // 8 * 8, 2), 2.0 ** torch.randint(-2, 5, (n // 8 * 8, 2))], dim=1)
         ),
-        "reversed": lambda: torch.where(torch.rand(n, 1) < 0.5, random_boxes(n, 2000)[:, [2, 1, 0, 3]], random_boxes(n)),
+        "without meaning": lambda: torch.where(
+            torch.rand(n, 4) < 0.1,
+            torch.tensor([NAN, INF, -INF, 1e30])[torch.randint(4, (n, 4))],
+            random_boxes(n, 2000),
+        ),
+        "reversed": lambda: torch.where(
+            torch.rand(n, 1) < 0.5, random_boxes(n, 2000)[:, [2, 1, 0, 3]], random_boxes(n)
+        ),
     }
     return boxes[kind]().float()
 
@@ -164,7 +172,15 @@ def test_double_extremes(device: torch.device, scale: float) -> None:
 
 def test_boxes_without_area_stay(device: torch.device) -> None:
     proper = [0.0, 0, 4, 4]
-    strange = [[1.0, 1, 1, 1], [0, 0, 4, 0], [4, 4, 0, 0], [4, 0, 0, 4], [NAN, 0, 4, 4], [0, 0, INF, 4], [-INF, 0, INF, 9]]
+    strange = [
+        [1.0, 1, 1, 1],
+        [0, 0, 4, 0],
+        [4, 4, 0, 0],
+        [4, 0, 0, 4],
+        [NAN, 0, 4, 4],
+        [0, 0, INF, 4],
+        [-INF, 0, INF, 9],
+    ]
     boxes = torch.tensor([proper, *strange, *strange, proper], device=device)
     scores = torch.linspace(1, 0, len(boxes), device=device)
     for threshold in (0.0, 0.5):
@@ -189,7 +205,9 @@ def test_order_of_scores_is_torch_sort(device: torch.device, dtype: torch.dtype,
     scores = torch.randn(n).round(decimals=1).to(dtype)
     scores[torch.randperm(n)[: n // 25 * 5]] = torch.tensor([NAN, INF, -INF, 0.0, -0.0], dtype=dtype).repeat(n // 25)
     boxes = lattice(n, 1)
-    assert torch.equal(nms(boxes.to(device), scores.to(device), 0.5).cpu(), scores.sort(stable=True, descending=True)[1])
+    assert torch.equal(
+        nms(boxes.to(device), scores.to(device), 0.5).cpu(), scores.sort(stable=True, descending=True)[1]
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
@@ -204,9 +222,6 @@ def test_large_integer_boxes_are_exact(device: torch.device) -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 6], [0, 0, 10, 5]]) + 2**40
     for dtype in (torch.int64, torch.float64):
         assert nms(boxes.to(device, dtype), torch.arange(3.0, 0, -1, device=device), 0.55).tolist() == [0, 2]
-
-
-# ---- Classes ----------------------------------------------------------------------------------------------------------
 
 
 def by_class(boxes: Tensor, scores: Tensor, idxs: Tensor, threshold: float) -> list[int]:
@@ -285,12 +300,13 @@ def test_threads_change_nothing(device: torch.device) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-# ---- A fixed size ------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("max_output", [0, 1, 5, 40, 100])
 def test_padded_is_the_beginning(device: torch.device, max_output: int) -> None:
-    boxes, scores, idxs = random_boxes(60).to(device), torch.rand(60, device=device), torch.arange(60, device=device) % 4
+    boxes, scores, idxs = (
+        random_boxes(60).to(device),
+        torch.rand(60, device=device),
+        torch.arange(60, device=device) % 4,
+    )
     for classes in (None, idxs):
         full = nms(boxes, scores, 0.4) if classes is None else batched_nms(boxes, scores, classes, 0.4)
         keep, count = nms_padded(boxes, scores, 0.4, max_output, classes)
@@ -323,9 +339,6 @@ def test_padded_stops_early_in_a_grid(device: torch.device) -> None:
     boxes, scores = lattice(60, 50).to(device), torch.rand(3000, device=device)
     for limit in (LIST - 1, LIST, LIST + 1, 2000):
         assert torch.equal(nms_padded(boxes, scores, 0.5, limit)[0], nms(boxes, scores, 0.5)[:limit])
-
-
-# ---- Invariants --------------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -393,9 +406,6 @@ def test_grid_is_the_list(seed: int, threshold: float, spread: float, aspect: fl
     assert torch.equal(nms(boxes, torch.linspace(1, 0, n), threshold), torch.where(alive)[0])
 
 
-# ---- What every operator does ------------------------------------------------------------------------------------------
-
-
 def exact_boxes(n: int) -> Tensor:
     corner = torch.randint(0, 60, (n, 2)) / 4
     return torch.cat([corner, corner + torch.randint(1, 60, (n, 2)) / 4], dim=1).double()
@@ -432,7 +442,7 @@ def test_padded_operator(device: torch.device) -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 2, 9])
 def test_compiled_with_few_boxes_kept(device: torch.device, n: int) -> None:
-    """torchvision's raises `u0 >= 2` here."""
+    """Torchvision's raises `u0 >= 2` here."""
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def detect(boxes: Tensor, scores: Tensor) -> Tensor:
@@ -502,9 +512,9 @@ def test_numbers_without_meaning(where: str) -> None:
     for function, arguments in ((nms, ()), (batched_nms, (idxs,))):
         with pytest.raises(RuntimeError, match="nms: expected iou_threshold to be a number, got nan"):
             function(boxes, scores, *arguments, NAN)
-    with pytest.raises(RuntimeError, match="^nms_padded: expected max_output to be 0 or more, got -1"):
+    with pytest.raises(RuntimeError, match=r"^nms_padded: expected max_output to be 0 or more, got -1"):
         nms_padded(boxes, scores, 0.5, -1)
-    with pytest.raises(RuntimeError, match="^nms_padded: expected score_threshold to be a number, got nan"):
+    with pytest.raises(RuntimeError, match=r"^nms_padded: expected score_threshold to be a number, got nan"):
         nms_padded(boxes, scores, 0.5, 3, score_threshold=NAN)
 
 
@@ -521,7 +531,7 @@ def test_traced_programs_say_the_same(make: Callable[..., tuple[Tensor, ...]], m
 
 @pytest.mark.large
 def test_more_numbers_than_32_bits_count() -> None:
-    """2^29 + 1 float16 boxes have 2^31 + 4 coordinates; expanded, they need 17 GB only where they are copied: not here."""
+    """2^29 + 1 boxes have 2^31 + 4 coordinates; expanded from one, never copied. 7 GB at most."""
     n = 2**31 // 4 + 1
     boxes = torch.zeros(1, 4, dtype=torch.float16).expand(n, 4)
     scores = torch.full((1,), 0.25).expand(n).clone()
