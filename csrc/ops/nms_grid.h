@@ -95,7 +95,7 @@ class GridBuckets {
   explicit GridBuckets(int64_t boxes) {
     while (bits_ < 31 && (int64_t{1} << bits_) < boxes) ++bits_;
     buckets_.reset(static_cast<Bucket*>(std::calloc(size_t{1} << bits_, sizeof(Bucket))));
-    grow(boxes / 8 + 64);
+    grow(boxes < kFewBlocks ? boxes : kFewBlocks + boxes / 8);
   }
 
   // Whether memory sufficed so far.
@@ -141,6 +141,7 @@ class GridBuckets {
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
+  static constexpr int64_t kFewBlocks = 1 << 16;  // reserved at once: what is not used costs nothing
   int bits_ = 8;
   int64_t size_ = 0, capacity_ = 0;
   std::unique_ptr<Bucket, Free> buckets_;
