@@ -41,8 +41,10 @@ class GridAxis {
     const double rounding = std::fabs(centre) * 0x1p-48;
     const uint64_t own_class = class_of(side), last_class = class_of(side * inverse_);
     used_[own_class] = true;
-    cells.own = key(own_class, cell(centre * cells_per_pixel(own_class)));
+    const int64_t own_cell = cell(centre * cells_per_pixel(own_class));
+    cells.own = key(own_class, own_cell);
     int count = 0;
+    int64_t own = 0;
     for (uint64_t size_class = class_of(side * threshold_); size_class <= last_class; ++size_class) {
       if (!used_[size_class]) continue;
       const double least = power_of_two(size_class << shift_), most = power_of_two((size_class + 1) << shift_);
@@ -50,12 +52,15 @@ class GridAxis {
       const double reach = (side + farthest) * 0.5 - threshold_ * max(side, farthest) + rounding;
       const double scale = cells_per_pixel(size_class);
       const int64_t first = cell((centre - reach) * scale), last = cell((centre + reach) * scale);
+      own = size_class == own_class ? count + own_cell - first : own;
       cells.keys[count] = key(size_class, first);  // mostly one or two cells: no branch that nothing could predict
       count += first <= last;
       cells.keys[count] = key(size_class, first + 1);
       count += first + 1 <= last;
       for (int64_t next = first + 2; next <= last; ++next) cells.keys[count++] = key(size_class, next);
     }
+    cells.keys[own] = cells.keys[0];  // the box's own cell comes first: there it is dropped, if it is
+    cells.keys[0] = cells.own;
     for (int i = count; i < count + 3; ++i) cells.keys[i] = 0;  // read in fours
     cells.count = count;
   }
