@@ -84,13 +84,15 @@ struct NmsProgress {
   int64_t decided = 0, kept = 0;
 };
 
-// Decides boxes until `limit` are kept or the list has `longest`; writes the positions of those kept.
+// Decides boxes until `limit` are kept; writes their positions. Stops where the list has `longest` or more and, at
+// twice that, boxes are left enough to be worth filing the list in a grid.
 template <typename Isa, typename A>
 DETOPS_HD void suppress_by_list(const SortedBoxes<A>& boxes, const NmsRule<A>& rule, int64_t limit, int64_t longest,
                                 KeptBoxes<A>& list, NmsProgress& at, uint32_t* keep) {
   KeptBoxes<A> kept_boxes = list;
   int64_t kept = at.kept, i = at.decided;
-  for (; i < boxes.size && kept < limit && kept_boxes.size() < longest; ++i) {
+  for (; i < boxes.size && kept < limit; ++i) {
+    if (kept_boxes.size() >= longest && boxes.size - i >= 2 * kept_boxes.size()) break;
     const Box<A> box = boxes[i];
     const A area = detops::area(box), needed = rule.needed(area);
     if (rule.concerns(box, area)) {
