@@ -400,6 +400,28 @@ def test_invariances(problem: tuple[Tensor, Tensor, float], shift: int, exponent
     assert torch.equal(nms(boxes, scores * 3 - 7, threshold), keep)
 
 
+@pytest.mark.parametrize("threshold", [0.12, 0.3, 0.45, 0.5, 0.6, 0.7, 0.9, 0.99])
+@pytest.mark.parametrize("vertical", [False, True])
+def test_partners_at_the_limit(device: torch.device, threshold: float, vertical: bool) -> None:
+    """Pairs as far apart, and of sizes as unlike, as their overlap allows: where a grid could miss a neighbour."""
+    n, t = 10000, threshold * 1.0005
+    width = 2 ** (4 * torch.rand(n).double())
+    other = width * t ** (2 * torch.rand(n).double() - 1)
+    shared = t * (width + other) / (1 + t)
+    begin = 500.0 * torch.arange(n) + 100 * torch.rand(n)
+    end = begin + width
+    other_begin = torch.where(torch.rand(n) < 0.5, end - shared, begin + shared - other)
+    height = torch.rand(n) * 50 + 1
+    zero = torch.zeros(n)
+    first = torch.stack([begin, zero, end, height], dim=1)
+    second = torch.stack([other_begin, zero, other_begin + other, height], dim=1)
+    boxes = torch.cat([first, second])
+    if vertical:
+        boxes = boxes[:, [1, 0, 3, 2]]
+    keep = nms(boxes.to(device), torch.linspace(1, 0, 2 * n, dtype=torch.float64, device=device), threshold)
+    assert torch.equal(keep.cpu(), torch.arange(n))
+
+
 @pytest.mark.usefixtures("each_instruction_set")
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**31), st.floats(0.1, 0.99), st.floats(0, 6), st.floats(0, 3), st.floats(-3, 6))
