@@ -9,3 +9,4 @@ from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
 from .boxes import remove_small_boxes as remove_small_boxes
 from .match_boxes import match_boxes as match_boxes
+from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss
