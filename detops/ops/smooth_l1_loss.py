@@ -82,7 +82,8 @@ def _shape(tensor: Tensor) -> str:
 def _dense_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor without gaps whose axes lie in memory in the order that those of the given one do."""
     strides, step = [0] * tensor.dim(), 1
-    for axis in reversed(sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))):
+    steps = tensor.stride()
+    for axis in sorted(range(tensor.dim()), key=lambda axis: -steps[axis])[::-1]:
         strides[axis] = step
         step = step * max(tensor.shape[axis], 1)
     return tensor.new_empty_strided(tensor.shape, strides, dtype=dtype)
@@ -109,17 +110,17 @@ def _(grad: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, beta: 
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, target, weight, ctx.beta, ctx.reduction, _ = inputs
-    ctx.save_for_backward(input, target, weight)
+    predicted, target, weight, ctx.beta, ctx.reduction, _ = inputs
+    ctx.save_for_backward(predicted, target, weight)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    input, target, weight = ctx.saved_tensors
+    predicted, target, weight = ctx.saved_tensors
     d_input = d_target = None
     if ctx.needs_input_grad[0]:
-        d_input = _gradient(grad, input, target, weight, ctx.beta, ctx.reduction)
+        d_input = _gradient(grad, predicted, target, weight, ctx.beta, ctx.reduction)
     if ctx.needs_input_grad[1]:  # the loss is symmetric
-        d_target = _gradient(grad, target, input, weight, ctx.beta, ctx.reduction)
+        d_target = _gradient(grad, target, predicted, weight, ctx.beta, ctx.reduction)
     return d_input, d_target, None, None, None, None
 
 
@@ -145,24 +146,24 @@ class _SmoothL1Loss(torch.autograd.Function):
 
 
 def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, input, target, weight, ctx.beta, ctx.reduction = inputs
-    ctx.save_for_backward(grad, input, target, weight)
+    grad, predicted, target, weight, ctx.beta, ctx.reduction = inputs
+    ctx.save_for_backward(grad, predicted, target, weight)
 
 
 def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Second derivatives are rare: plain PyTorch will do."""
-    of_loss, input, target, weight = ctx.saved_tensors
-    difference = input - target
+    of_loss, predicted, target, weight = ctx.saved_tensors
+    difference = predicted - target
     factor = grad if weight is None else grad * weight
     if ctx.reduction == _REDUCTIONS["mean"]:
-        factor = factor / input.numel()
+        factor = factor / predicted.numel()
     slope = difference.sign() if ctx.beta == 0 else (difference / ctx.beta).clamp(-1, 1)
     d_loss = factor * slope
     curvature = (difference.abs() < ctx.beta) / ctx.beta if ctx.beta > 0 else torch.zeros_like(difference)
     d_input = factor * of_loss * curvature
     if ctx.reduction != _REDUCTIONS["none"]:
         d_loss = d_loss.sum()
-    return d_loss.to(of_loss.dtype), d_input.to(input.dtype), -d_input.to(target.dtype), None, None, None
+    return d_loss.to(of_loss.dtype), d_input.to(predicted.dtype), -d_input.to(target.dtype), None, None, None
 
 
 torch.library.register_autograd("detops::smooth_l1_loss", _backward, setup_context=_setup)
