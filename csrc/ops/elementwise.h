@@ -106,6 +106,13 @@ class Elements {
     }
   }
 
+  // Where they lie one after the other as T; else null.
+  template <typename T>
+  const T* flat() const {
+    return flat_ && dtype_ == torch::headeronly::CppTypeToScalarType<T>::value ? reinterpret_cast<const T*>(data_)
+                                                                               : nullptr;
+  }
+
   A at(int64_t i) const {
     alignas(64) A buffer[kPiece];
     return read<Vec<Baseline, A>>(i, 1, buffer)[0];

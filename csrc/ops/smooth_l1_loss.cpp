@@ -10,79 +10,95 @@ namespace detops {
 namespace {
 enum class Reduction { kNone, kSum, kMean };
 
-// Every element's loss times its weight, to out in the order of the loop if that is given; returns the sum.
-template <bool kAbsolute, typename Isa, typename A, typename Out>
-DETOPS_HD double loss_of_block(const Elements<A>& input, const Elements<A>& target, const Elements<A>* weight,
-                               const SmoothL1<A>& formula, int64_t begin, int64_t end, Out* out) {
+// Losses of a piece times their weights, to out if that is given; returns their sum. count is a multiple of 64.
+template <bool kAbsolute, typename V, typename A, typename T, typename Out>
+DETOPS_HD double losses(const T* x, const T* y, const A* w, const SmoothL1<A>& formula, int64_t count, Out* out) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
+  V sums[4] = {};
+  for (int64_t i = 0; i < count; i += 4 * kLanes) {
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < 4; ++k) {
+      const int64_t at = i + k * kLanes;
+      V loss = formula.template loss<kAbsolute>(load<V>(x + at) - load<V>(y + at));
+      if (w != nullptr) loss = loss * load<V>(w + at);
+      sums[k] += loss;
+      if (out != nullptr) store(out + at, loss);
+    }
+  }
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// Derivatives with respect to x; `grad` times g, if that is given, is each loss's gradient.
+template <bool kAbsolute, typename V, typename A, typename T, typename Out>
+DETOPS_HD void slopes(const T* x, const T* y, const A* w, const A* g, A grad, const SmoothL1<A>& formula, int64_t count,
+                      Out* out) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < count; i += kLanes) {
+    V slope = formula.template slope<kAbsolute>(load<V>(x + i) - load<V>(y + i)) * broadcast<V>(grad);
+    if (w != nullptr) slope = slope * load<V>(w + i);
+    if (g != nullptr) slope = slope * load<V>(g + i);
+    store(out + i, slope);
+  }
+}
+
+template <typename A>
+struct Operands {
+  Elements<A> x, y;
+  std::optional<Elements<A>> weight, grad;
+};
+
+// Elements [begin, end), a piece at a time: in place where x and y lie as T in the order of the loop, else by buffers,
+// filled up with zeros, whose loss is 0. Returns the sum of the losses; with kBackward out gets slopes, not losses.
+template <bool kAbsolute, bool kBackward, typename Isa, typename T, typename A, typename Out>
+DETOPS_HD double run_block(const Operands<A>& of, A grad, const SmoothL1<A>& formula, int64_t begin, int64_t end,
+                           Out* out) {
   using V = Vec<Isa, A>;
-  constexpr int64_t kLanes = lanes<Isa, A>;
-  alignas(64) A x_buffer[kPiece], y_buffer[kPiece], w_buffer[kPiece], out_buffer[kPiece];
+  alignas(64) A x_buffer[kPiece], y_buffer[kPiece], w_buffer[kPiece], g_buffer[kPiece], out_buffer[kPiece];
+  const T *x_flat = of.x.template flat<T>(), *y_flat = of.y.template flat<T>();
+  const bool in_place = x_flat != nullptr && y_flat != nullptr;
   double total = 0;
   for (; begin < end; begin += kPiece) {
     const int64_t count = std::min(kPiece, end - begin);
-    const A* x = input.template read<V>(begin, count, x_buffer);
-    const A* y = target.template read<V>(begin, count, y_buffer);
-    const A* w = weight != nullptr ? weight->template read<V>(begin, count, w_buffer) : nullptr;
-    V sums[4] = {};
-    for (int64_t i = 0; i < count; i += 4 * kLanes) {  // reads fill up with zeros, whose loss is 0
-#pragma GCC unroll 4
-      for (int64_t k = 0; k < 4; ++k) {
-        const int64_t at = i + k * kLanes;
-        V loss = formula.template loss<kAbsolute>(load<V>(x + at) - load<V>(y + at));
-        if (w != nullptr) loss = loss * load<V>(w + at);
-        sums[k] += loss;
-        if (out != nullptr) store(out_buffer + at, loss);
+    const A* w = of.weight ? of.weight->template read<V>(begin, count, w_buffer) : nullptr;
+    const A* g = of.grad ? of.grad->template read<V>(begin, count, g_buffer) : nullptr;
+    if (in_place && count == kPiece) {
+      if constexpr (kBackward) {
+        slopes<kAbsolute, V>(x_flat + begin, y_flat + begin, w, g, grad, formula, kPiece, out + begin);
+      } else {
+        total += losses<kAbsolute, V>(x_flat + begin, y_flat + begin, w, formula, kPiece,
+                                      out != nullptr ? out + begin : nullptr);
       }
+      continue;
+    }
+    const A* x = of.x.template read<V>(begin, count, x_buffer);
+    const A* y = of.y.template read<V>(begin, count, y_buffer);
+    const int64_t padded = (count + 63) / 64 * 64;
+    if constexpr (kBackward) {
+      slopes<kAbsolute, V>(x, y, w, g, grad, formula, padded, out_buffer);
+    } else {
+      total += losses<kAbsolute, V>(x, y, w, formula, padded, out != nullptr ? out_buffer : nullptr);
     }
     if (out != nullptr) write<V>(out_buffer, count, out + begin);
-    total += sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
   return total;
 }
 
-// Derivatives with respect to the input, in the order of the loop; `grad` is one number or each element's own.
-template <bool kAbsolute, typename Isa, typename A, typename Out>
-DETOPS_HD void slopes_of_block(const Elements<A>& input, const Elements<A>& target, const Elements<A>* weight,
-                               const Elements<A>* grads, A grad, const SmoothL1<A>& formula, int64_t begin, int64_t end,
-                               Out* out) {
-  using V = Vec<Isa, A>;
-  constexpr int64_t kLanes = lanes<Isa, A>;
-  alignas(64) A x_buffer[kPiece], y_buffer[kPiece], w_buffer[kPiece], g_buffer[kPiece], out_buffer[kPiece];
-  for (; begin < end; begin += kPiece) {
-    const int64_t count = std::min(kPiece, end - begin);
-    const A* x = input.template read<V>(begin, count, x_buffer);
-    const A* y = target.template read<V>(begin, count, y_buffer);
-    const A* w = weight != nullptr ? weight->template read<V>(begin, count, w_buffer) : nullptr;
-    const A* g = grads != nullptr ? grads->template read<V>(begin, count, g_buffer) : nullptr;
-    A* to = out_buffer;
-    if constexpr (std::is_same_v<A, Out>) to = count == kPiece ? out + begin : out_buffer;
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < count; i += kLanes) {
-      V slope = formula.template slope<kAbsolute>(load<V>(x + i) - load<V>(y + i)) * broadcast<V>(grad);
-      if (w != nullptr) slope = slope * load<V>(w + i);
-      if (g != nullptr) slope = slope * load<V>(g + i);
-      store(to + i, slope);
-    }
-    if (to == out_buffer) write<V>(out_buffer, count, out + begin);
-  }
-}
-
 constexpr int64_t kBlock = 8 * kPiece;  // elements whose losses are summed apart, whoever does it
 
-template <typename A, typename Out>
-void loss_cpu(const Elements<A>& input, const Elements<A>& target, const Elements<A>* weight, double beta,
-              Reduction reduction, Out* output) {
+template <typename T, typename A, typename Out>
+void loss_cpu(const Operands<A>& of, double beta, Reduction reduction, Out* output) {
   const SmoothL1<A> formula(beta);
-  const int64_t n = input.size, blocks = (n + kBlock - 1) / kBlock;
+  const int64_t n = of.x.size, blocks = (n + kBlock - 1) / kBlock;
   Out* each = reduction == Reduction::kNone ? output : nullptr;
   std::vector<double> sums(blocks);
   parallel_for(blocks, grain_for(0.1 * kBlock), [&](int64_t first, int64_t last) {
     simd([&](auto isa) DETOPS_INLINE {
+      using Isa = decltype(isa);
       for (int64_t block = first; block < last; ++block) {
         const int64_t begin = block * kBlock, end = std::min(n, begin + kBlock);
-        sums[block] = formula.absolute
-                          ? loss_of_block<true, decltype(isa)>(input, target, weight, formula, begin, end, each)
-                          : loss_of_block<false, decltype(isa)>(input, target, weight, formula, begin, end, each);
+        sums[block] = formula.absolute ? run_block<true, false, Isa, T>(of, A(1), formula, begin, end, each)
+                                       : run_block<false, false, Isa, T>(of, A(1), formula, begin, end, each);
       }
     });
   });
@@ -93,18 +109,18 @@ void loss_cpu(const Elements<A>& input, const Elements<A>& target, const Element
   *output = static_cast<Out>(static_cast<A>(total));
 }
 
-template <typename A, typename Out>
-void slopes_cpu(const Elements<A>& input, const Elements<A>& target, const Elements<A>* weight,
-                const Elements<A>* grads, A grad, double beta, Out* output) {
+template <typename T, typename A>
+void slopes_cpu(const Operands<A>& of, A grad, double beta, T* output) {
   const SmoothL1<A> formula(beta);
-  const int64_t n = input.size, blocks = (n + kBlock - 1) / kBlock;
+  const int64_t n = of.x.size, blocks = (n + kBlock - 1) / kBlock;
   parallel_for(blocks, grain_for(0.15 * kBlock), [&](int64_t first, int64_t last) {
     const int64_t begin = first * kBlock, end = std::min(n, last * kBlock);
     simd([&](auto isa) DETOPS_INLINE {
+      using Isa = decltype(isa);
       if (formula.absolute) {
-        slopes_of_block<true, decltype(isa)>(input, target, weight, grads, grad, formula, begin, end, output);
+        run_block<true, true, Isa, T>(of, grad, formula, begin, end, output);
       } else {
-        slopes_of_block<false, decltype(isa)>(input, target, weight, grads, grad, formula, begin, end, output);
+        run_block<false, true, Isa, T>(of, grad, formula, begin, end, output);
       }
     });
   });
@@ -135,13 +151,16 @@ Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, const std::opti
   const bool half = element_size(input.scalar_type()) == 2;
   const ScalarType dtype = wide && half ? ScalarType::Float : input.scalar_type();
   Tensor output = kind == Reduction::kNone ? loop.new_output(input, dtype) : new_tensor<0>(input, {}, dtype);
-  dispatch_floating("smooth_l1_loss", output, [&](auto type) {
-    using Out = typename decltype(type)::type;
-    using A = acc_t<Out>;
-    const Elements<A> x(loop, 0, input), y(loop, 1, target);
-    std::optional<Elements<A>> w;
-    if (weight) w.emplace(loop, 2, *weight);
-    loss_cpu(x, y, w ? &*w : nullptr, beta, kind, mutable_data<Out>(output));
+  dispatch_floating("smooth_l1_loss", input, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
+    if (weight) operands.weight.emplace(loop, 2, *weight);
+    if (dtype == input.scalar_type()) {
+      loss_cpu<T>(operands, beta, kind, mutable_data<T>(output));
+    } else {
+      loss_cpu<T>(operands, beta, kind, mutable_data<A>(output));
+    }
   });
   return output;
 }
@@ -167,13 +186,16 @@ Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& input, const Te
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
-    const Elements<A> x(loop, 0, input), y(loop, 1, target), g(loop, 3, grad);
-    std::optional<Elements<A>> w;
-    if (weight) w.emplace(loop, 2, *weight);
+    Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
+    if (weight) operands.weight.emplace(loop, 2, *weight);
     A factor = 1;
-    if (kind != Reduction::kNone) factor = g.at(0);
-    if (kind == Reduction::kMean) factor /= static_cast<A>(x.size);
-    slopes_cpu(x, y, w ? &*w : nullptr, kind == Reduction::kNone ? &g : nullptr, factor, beta, mutable_data<T>(output));
+    if (kind == Reduction::kNone) {
+      operands.grad.emplace(loop, 3, grad);
+    } else {
+      factor = Elements<A>(loop, 3, grad).at(0);
+      if (kind == Reduction::kMean) factor /= static_cast<A>(loop.size);
+    }
+    slopes_cpu<T>(operands, factor, beta, mutable_data<T>(output));
   });
   return output;
 }
