@@ -92,42 +92,49 @@ class Elements {
 
   // Elements [begin, begin + count), count at most kPiece, in place or in the buffer; then zeros up to a multiple of
   // 64. begin is a multiple of kPiece.
-  template <typename V>
   DETOPS_HD const A* read(int64_t begin, int64_t count, A* buffer) const {
-    switch (dtype_) {
-      case ScalarType::Float:
-        return read_as<V, float>(begin, count, buffer);
-      case ScalarType::Double:
-        return read_as<V, double>(begin, count, buffer);
-      case ScalarType::Half:
-        return read_as<V, Half>(begin, count, buffer);
-      default:
-        return read_as<V, BFloat16>(begin, count, buffer);
-    }
+    const A* in_place = flat<A>();
+    if (in_place != nullptr && count == kPiece) return in_place + begin;
+    fill(begin, count, buffer);
+    return buffer;
   }
 
   // Where they lie one after the other as T; else null.
   template <typename T>
-  const T* flat() const {
+  DETOPS_HD const T* flat() const {
     return flat_ && dtype_ == torch::headeronly::CppTypeToScalarType<T>::value ? reinterpret_cast<const T*>(data_)
                                                                                : nullptr;
   }
 
   A at(int64_t i) const {
     alignas(64) A buffer[kPiece];
-    return read<Vec<Baseline, A>>(i, 1, buffer)[0];
+    return read(i, 1, buffer)[0];
   }
 
   int64_t size;
 
  private:
+  // Compiled once, with its own switch of instruction sets: inlined into every kernel it would take minutes.
+  [[gnu::noinline]] void fill(int64_t begin, int64_t count, A* buffer) const {
+    simd([&](auto isa) DETOPS_INLINE {
+      using V = Vec<decltype(isa), A>;
+      switch (dtype_) {
+        case ScalarType::Float:
+          return fill_from<V, float>(begin, count, buffer);
+        case ScalarType::Double:
+          return fill_from<V, double>(begin, count, buffer);
+        case ScalarType::Half:
+          return fill_from<V, Half>(begin, count, buffer);
+        default:
+          return fill_from<V, BFloat16>(begin, count, buffer);
+      }
+    });
+  }
+
   template <typename V, typename T>
-  DETOPS_HD const A* read_as(int64_t begin, int64_t count, A* buffer) const {
+  DETOPS_HD void fill_from(int64_t begin, int64_t count, A* buffer) const {
     constexpr bool kConverts = std::is_same_v<acc_t<T>, A>;  // a vector at a time
     const T* from = reinterpret_cast<const T*>(data_);
-    if constexpr (std::is_same_v<T, A>) {
-      if (flat_ && count == kPiece) return from + begin;
-    }
     if (flat_) {
       convert<V>(from + begin, count, buffer);
     } else if (kConverts && rows_of_four_ && count == kPiece) {
@@ -136,7 +143,6 @@ class Elements {
       gather<V>(from, begin, count, buffer);
     }
     std::fill(buffer + count, buffer + (count + 63) / 64 * 64, A(0));
-    return buffer;
   }
 
   template <typename V, typename T>

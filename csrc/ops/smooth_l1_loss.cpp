@@ -60,8 +60,8 @@ DETOPS_HD double run_block(const Operands<A>& of, A grad, const SmoothL1<A>& for
   double total = 0;
   for (; begin < end; begin += kPiece) {
     const int64_t count = std::min(kPiece, end - begin);
-    const A* w = of.weight ? of.weight->template read<V>(begin, count, w_buffer) : nullptr;
-    const A* g = of.grad ? of.grad->template read<V>(begin, count, g_buffer) : nullptr;
+    const A* w = of.weight ? of.weight->read(begin, count, w_buffer) : nullptr;
+    const A* g = of.grad ? of.grad->read(begin, count, g_buffer) : nullptr;
     if (in_place && count == kPiece) {
       if constexpr (kBackward) {
         slopes<kAbsolute, V>(x_flat + begin, y_flat + begin, w, g, grad, formula, kPiece, out + begin);
@@ -71,8 +71,8 @@ DETOPS_HD double run_block(const Operands<A>& of, A grad, const SmoothL1<A>& for
       }
       continue;
     }
-    const A* x = of.x.template read<V>(begin, count, x_buffer);
-    const A* y = of.y.template read<V>(begin, count, y_buffer);
+    const A* x = of.x.read(begin, count, x_buffer);
+    const A* y = of.y.read(begin, count, y_buffer);
     const int64_t padded = (count + 63) / 64 * 64;
     if constexpr (kBackward) {
       slopes<kAbsolute, V>(x, y, w, g, grad, formula, padded, out_buffer);
