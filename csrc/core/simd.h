@@ -221,4 +221,17 @@ DETOPS_HD void store(Half* to, V v) {
 #endif
   for (int i = 0; i < n; ++i) to[i] = static_cast<Half>(v[i]);
 }
+
+// Lanes 0, 2, 4, ... and 1, 3, 5, ... of a, b laid end to end.
+template <typename V>
+struct EvenOdd {
+  V even, odd;
+};
+template <typename V>
+DETOPS_HD EvenOdd<V> deinterleave(V a, V b) {
+  constexpr int n = sizeof(V) / sizeof(element_t<V>);
+  decltype(V{} < V{}) even;
+  for (int i = 0; i < n; ++i) even[i] = 2 * i;
+  return {__builtin_shuffle(a, b, even), __builtin_shuffle(a, b, even + 1)};
+}
 }  // namespace detops

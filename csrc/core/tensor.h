@@ -149,7 +149,23 @@ inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int6
 #endif
 }
 
-// Uninitialised, on the device of `like`; strides are row-major unless given.
+// Uninitialised, on the device of `like`.
+inline Tensor new_strided(const Tensor& like, int64_t dim, const int64_t* sizes, const int64_t* strides,
+                          ScalarType dtype) {
+  int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  const auto shim_dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dim, sizes, strides, shim_dtype, device_type, device_index, &handle));
+  Tensor tensor(handle);
+  int64_t bytes = element_size(dtype);
+  for (int64_t d = 0; d < dim; ++d) bytes *= sizes[d];
+  if (bytes >= kHugeBytes && tensor.is_cpu()) advise_huge_pages(const_cast<void*>(tensor.const_data_ptr()), bytes);
+  return tensor;
+}
+
+// The same; strides are row-major unless given.
 template <size_t kDim>
 Tensor new_tensor(const Tensor& like, const std::array<int64_t, kDim>& sizes, ScalarType dtype,
                   const int64_t* strides = nullptr) {
@@ -159,18 +175,7 @@ Tensor new_tensor(const Tensor& like, const std::array<int64_t, kDim>& sizes, Sc
     for (size_t d = kDim; d-- > 0; stride *= sizes[d] > 1 ? sizes[d] : 1) row_major[d] = stride;
     strides = row_major.data();
   }
-  int32_t device_type, device_index;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
-  const auto shim_dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(kDim), sizes.data(), strides, shim_dtype,
-                                                  device_type, device_index, &handle));
-  Tensor tensor(handle);
-  int64_t bytes = element_size(dtype);
-  for (const int64_t size : sizes) bytes *= size;
-  if (bytes >= kHugeBytes && tensor.is_cpu()) advise_huge_pages(const_cast<void*>(tensor.const_data_ptr()), bytes);
-  return tensor;
+  return new_strided(like, static_cast<int64_t>(kDim), sizes.data(), strides, dtype);
 }
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }

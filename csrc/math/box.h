@@ -23,11 +23,12 @@ DETOPS_HD V intersection(const Box<V>& a, const Box<V>& b) {
   return width * height;
 }
 
-// Intersection over union. Two boxes of no area share nothing: 0 rather than 0 / 0.
+// Intersection over union; NaN where there is none to speak of: two boxes of no area, one with NaN, infinite ones. A
+// comparison with it is then false.
 template <typename V>
-DETOPS_HD V iou(const Box<V>& a, const Box<V>& b, V area_a, V area_b) {
-  const V shared = intersection(a, b), joint = area_a + area_b - shared;
-  return select(joint == V{}, V{}, shared / joint);
+DETOPS_HD V iou_or_nan(const Box<V>& a, const Box<V>& b, V area_a, V area_b) {
+  const V shared = intersection(a, b);
+  return shared / (area_a + area_b - shared);
 }
 
 // The one rule of suppression, a tie's included: whether the IoU of two boxes is above a threshold. The quotient is
@@ -35,8 +36,7 @@ DETOPS_HD V iou(const Box<V>& a, const Box<V>& b, V area_a, V area_b) {
 // overlaps one where that is 0 / 0 or otherwise NaN.
 template <typename V>
 DETOPS_HD auto overlaps(const Box<V>& a, const Box<V>& b, V area_a, V area_b, V threshold) {
-  const V shared = intersection(a, b);
-  return shared / (area_a + area_b - shared) > threshold;
+  return iou_or_nan(a, b, area_a, area_b) > threshold;
 }
 
 // The greatest A that is not above t: an A is above it if and only if it is, as a double, above t.
