@@ -1,5 +1,5 @@
-// CUDA: launching kernels, and what they share. Kernels include this for the machine and nothing else of CUDA's, so that
-// tests/emulation can compile them for the CPU.
+// CUDA: launching kernels, and what they share. Kernels include this for the machine and nothing else of CUDA's, so
+// that tests/emulation can compile them for the CPU.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -18,9 +18,9 @@
 #endif
 
 // for (every i in [0, n) that is this thread's)
-#define DETOPS_GRID_STRIDE(i, n)                                                                       \
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, detops_end = (n),      \
-               detops_step = static_cast<int64_t>(gridDim.x) * blockDim.x;                             \
+#define DETOPS_GRID_STRIDE(i, n)                                                                  \
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, detops_end = (n), \
+               detops_step = static_cast<int64_t>(gridDim.x) * blockDim.x;                        \
        i < detops_end; i += detops_step)
 
 namespace detops {
@@ -49,13 +49,14 @@ inline void check_launch(const char* op, cudaError_t status) {
 
 // Runs kernel(args) on every thread of the grid, on the current device; nothing happens if the grid is empty.
 template <typename Args>
-void launch(const char* op, void (*kernel)(Args), const Grid& grid, void* stream, const Args& args) {
+void launch(const char* op, void (*kernel)(Args), const Grid& grid, void* stream,
+            const std::common_type_t<Args>& args) {
   if (grid.blocks == 0) return;
   if (grid.blocks > kMaxBlocks) throw std::runtime_error(std::string(op) + ": too large for one launch");
   if (grid.shared_bytes > kSharedWithoutAsking) {
-    check_launch(op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(grid.shared_bytes)));
+    check_launch(
+        op, cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(grid.shared_bytes)));
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
@@ -136,10 +137,21 @@ DETOPS_D T atomic_max(T* to, T value) {
   return static_cast<T>(atomicMax(reinterpret_cast<Word*>(to), static_cast<Word>(value)));
 }
 
-// 16 bytes in one access; the address must be a multiple of 16.
+// Values that are stored or loaded in one access of 16 bytes; the address must be a multiple of 16.
 template <typename T>
 struct alignas(16) Pack {
   static constexpr int size = 16 / sizeof(T);
   T values[size];
 };
+template <int kCount, typename T>
+DETOPS_D void store_packs(T* to, const T (&values)[kCount]) {
+  static_assert(kCount % Pack<T>::size == 0, "whole packs");
+#pragma unroll
+  for (int i = 0; i < kCount; i += Pack<T>::size) {
+    Pack<T> pack;
+#pragma unroll
+    for (int k = 0; k < Pack<T>::size; ++k) pack.values[k] = values[i + k];
+    *reinterpret_cast<Pack<T>*>(to + i) = pack;
+  }
+}
 }  // namespace detops

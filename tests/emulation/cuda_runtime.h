@@ -17,11 +17,11 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
-#define DETOPS_SHARED(NAME, ...)   \
-  using NAME##_type = __VA_ARGS__; \
+#define DETOPS_SHARED(NAME, ...)    \
+  using NAME##_type = __VA_ARGS__;  \
   static const char NAME##_key = 0; \
-  NAME##_type& NAME = *static_cast<NAME##_type*>(emulation::shared(&NAME##_key, #NAME, sizeof(NAME##_type), alignof(NAME##_type)))
-
+  NAME##_type& NAME =               \
+      *static_cast<NAME##_type*>(emulation::shared(&NAME##_key, #NAME, sizeof(NAME##_type), alignof(NAME##_type)))
 
 struct uint3 {
   unsigned x, y, z;

@@ -139,7 +139,8 @@ void drop_unfinished() {
 std::vector<Slot> slots;
 size_t arena_used;
 
-void set_accessible([[maybe_unused]] const void* begin, [[maybe_unused]] size_t size, [[maybe_unused]] bool accessible) {
+void set_accessible([[maybe_unused]] const void* begin, [[maybe_unused]] size_t size,
+                    [[maybe_unused]] bool accessible) {
 #if defined(__SANITIZE_ADDRESS__)
   accessible ? __asan_unpoison_memory_region(begin, size) : __asan_poison_memory_region(begin, size);
 #endif
@@ -257,7 +258,7 @@ void complete_barrier() {
     return report("divergent barrier: %d of %d threads wait at %s:%d, the others have returned", count, thread_count,
                   first->site.file, first->site.line);
   }
-  block_result = first->block_op == BlockOp::kAnd   ? votes == count
+  block_result = first->block_op == BlockOp::kAnd  ? votes == count
                  : first->block_op == BlockOp::kOr ? votes > 0
                                                    : votes;
   ++block.epoch;
@@ -315,7 +316,7 @@ const Slot* find_slot(size_t offset, size_t size) {
 
 const Slot* nearest_slot(size_t offset) {
   const auto distance = [offset](const Slot& slot) {
-    return offset < slot.offset ? slot.offset - offset
+    return offset < slot.offset               ? slot.offset - offset
            : offset < slot.offset + slot.size ? 0
                                               : offset - slot.offset - slot.size;
   };

@@ -142,8 +142,9 @@ void touch(Cell& cell, const void* address, bool is_shared, Access access, void*
   if (!(atomic && cell.write.atomic) && !happened_before_us(cell.write)) {
     report_race(access == Access::kRead ? "read after write of" : "two writes of", address, code, cell.write);
   }
-  const Stamp now{block.serial, block.epoch, clocks[current->linear][current->lane()],
-                  static_cast<uint16_t>(current->linear), atomic, code};
+  const Stamp now{
+      block.serial, block.epoch, clocks[current->linear][current->lane()], static_cast<uint16_t>(current->linear),
+      atomic,       code};
   if (access == Access::kRead) {
     if (is_shared && cell.write.block == 0 && reported.insert({code, nullptr}).second) {
       report("uninitialised: %s reads %s (%s)", describe(*current).c_str(), place(address).c_str(),
@@ -228,21 +229,20 @@ void fence() { fenced[current->linear] = true; }
 
 // What g++ calls.
 #define HOOK extern "C" __attribute__((visibility("hidden")))
-#define HOOKS(SIZE)                                                                                              \
-  HOOK void __tsan_read##SIZE(void* p) {                                                                         \
-    emulation::touch_all(p, SIZE, emulation::Access::kRead, __builtin_return_address(0));                        \
-  }                                                                                                              \
-  HOOK void __tsan_write##SIZE(void* p) {                                                                        \
-    emulation::touch_all(p, SIZE, emulation::Access::kWrite, __builtin_return_address(0));                       \
-  }                                                                                                              \
-  HOOK void __tsan_unaligned_read##SIZE(void* p) {                                                               \
-    emulation::touch_all(p, SIZE, emulation::Access::kRead, __builtin_return_address(0));                        \
-  }                                                                                                              \
-  HOOK void __tsan_unaligned_write##SIZE(void* p) {                                                              \
-    emulation::touch_all(p, SIZE, emulation::Access::kWrite, __builtin_return_address(0));                       \
+#define HOOKS(SIZE)                                                                        \
+  HOOK void __tsan_read##SIZE(void* p) {                                                   \
+    emulation::touch_all(p, SIZE, emulation::Access::kRead, __builtin_return_address(0));  \
+  }                                                                                        \
+  HOOK void __tsan_write##SIZE(void* p) {                                                  \
+    emulation::touch_all(p, SIZE, emulation::Access::kWrite, __builtin_return_address(0)); \
+  }                                                                                        \
+  HOOK void __tsan_unaligned_read##SIZE(void* p) {                                         \
+    emulation::touch_all(p, SIZE, emulation::Access::kRead, __builtin_return_address(0));  \
+  }                                                                                        \
+  HOOK void __tsan_unaligned_write##SIZE(void* p) {                                        \
+    emulation::touch_all(p, SIZE, emulation::Access::kWrite, __builtin_return_address(0)); \
   }
-HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
-HOOK void __tsan_read_range(void* p, size_t size) {
+HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16) HOOK void __tsan_read_range(void* p, size_t size) {
   emulation::touch_all(p, size, emulation::Access::kRead, __builtin_return_address(0));
 }
 HOOK void __tsan_write_range(void* p, size_t size) {

@@ -167,9 +167,7 @@ __global__ void dynamic_out_of_bounds(Args a) {
 
 __global__ void global_out_of_bounds(Args a) { a.data[threadIdx.x] = 1; }
 
-__global__ void misaligned(Args a) {
-  *reinterpret_cast<Pack<int>*>(a.data + 1) = Pack<int>{{1, 2, 3, 4}};
-}
+__global__ void misaligned(Args a) { *reinterpret_cast<Pack<int>*>(a.data + 1) = Pack<int>{{1, 2, 3, 4}}; }
 
 __global__ void lost_update(Args a) { *a.data += 1; }
 
@@ -239,8 +237,9 @@ bool shuffle() {
   for (int t = 0; t < 32; ++t) {
     unsigned alike = 0;
     for (int u = 0; u < 32; ++u) alike |= unsigned{u / 5 == t / 5} << u;
-    const std::vector<int> expected = {std::max(t - 1, 0), t % 8 + 3 < 8 ? t + 3 : t, t ^ 5, t / 16 * 16 + 9,
-                                       static_cast<int>(thirds), 1, static_cast<int>(alike), 8 + 4 + 31 + 41 + 64};
+    const std::vector<int> expected = {std::max(t - 1, 0),      t % 8 + 3 < 8 ? t + 3 : t, t ^ 5,
+                                       t / 16 * 16 + 9,         static_cast<int>(thirds),  1,
+                                       static_cast<int>(alike), 8 + 4 + 31 + 41 + 64};
     if (!std::equal(expected.begin(), expected.end(), data.begin() + t * 8)) return false;
   }
   return true;
