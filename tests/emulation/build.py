@@ -61,9 +61,7 @@ def build(variant: str, target: str) -> Path:
         setup.link_headers(ROOT / folder / "torch", {"include": torch / "include", "lib": torch / "lib"})
         (ROOT / folder / "build.ninja").write_text(_ninja_file(variant, folder, setup))
         command = [shutil.which("ninja", path=ninja.BIN_DIR) or "ninja", "-f", f"{folder}/build.ninja"]
-        run = subprocess.run(
-            [*command, f"{folder}/{target}"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        run = subprocess.run([*command, f"{folder}/{target}"], cwd=ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         raise BuildError(f"compiling the emulated kernels failed:\n{run.stdout}{run.stderr}")
     return ROOT / folder / target
@@ -105,7 +103,8 @@ def _ninja_file(variant: str, folder: str, setup: ModuleType) -> str:
                 lines.append(f"build {objects[-1]}: {rule} {path}")
         return " ".join(objects)
 
-    emulator = [f"{HERE}/emulator.cpp", *([f"{HERE}/races.cpp"] if variant == "race" else [])]
+    parts = ["emulator", "meetings", "shared_memory", *(["races"] if variant == "race" else [])]
+    emulator = [f"{HERE}/{part}.cpp" for part in parts]
     kernels = [f"csrc/ops/{name}.{ending}" for name in operators() for ending in ("cpp", "cu")]
     lines.append(f"build {folder}/_C_emulated.so: shared {compile_all(emulator + kernels)}")
     lines.append(f"build {folder}/selftest: program {compile_all([*emulator, f'{HERE}/selftest.cu'])}")

@@ -5,17 +5,12 @@
 #include <cstdarg>
 #include <cstdio>
 #include <deque>
-#include <memory>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
-
-namespace detops {
-alignas(1024) unsigned char dynamic_shared_memory[emulation::kArena];
-}
 
 #if defined(__x86_64__)
 asm(R"(
@@ -45,20 +40,17 @@ emulation_switch:
 #endif
 
 namespace emulation {
+Thread threads[kMaxThreads];
+int thread_count;
 Thread* current = nullptr;
 Block block{};
+bool failed;
 
 namespace {
-constexpr size_t kGap = 64, kStaticLimit = 48 << 10, kSharedLimit = 227 << 10;
-constexpr int kUninitialised = 0xff, kGuard = 0xa5;  // a float of 0xff bytes is NaN
-
 std::mutex one_launch;
-Thread threads[kMaxThreads];
-int thread_count, done_count;
+int done_count;
 Body body;
 void* context;
-int block_result;
-bool failed;
 std::string findings;
 int finding_count;
 cudaError_t last_error = cudaSuccess;
@@ -134,137 +126,6 @@ void drop_unfinished() {
   }
 }
 
-// ---- Shared memory -------------------------------------------------------------------------------------------------
-
-std::vector<Slot> slots;
-size_t arena_used;
-
-void set_accessible([[maybe_unused]] const void* begin, [[maybe_unused]] size_t size,
-                    [[maybe_unused]] bool accessible) {
-#if defined(__SANITIZE_ADDRESS__)
-  accessible ? __asan_unpoison_memory_region(begin, size) : __asan_poison_memory_region(begin, size);
-#endif
-}
-
-void clear_arena() {
-  slots.clear();
-  arena_used = 0;
-  set_accessible(arena(), kArena, true);
-  std::memset(arena(), kGuard, kArena);
-  set_accessible(arena(), kArena, false);
-}
-
-Slot& add_slot(const void* key, const char* name, size_t size, size_t alignment) {
-  // No better aligned than its type asks for, so that a wider access is seen to be misaligned.
-  const size_t offset = slots.empty() ? 0 : (arena_used + kGap + 63) / 64 * 64 + alignment;
-  arena_used = offset + size;
-  slots.push_back({key, name, offset, size});
-  set_accessible(arena() + offset, size, true);
-  std::memset(arena() + offset, kUninitialised, size);
-  return slots.back();
-}
-
-void check_guards() {
-#if !defined(__SANITIZE_ADDRESS__)  // which sees the access itself
-  for (size_t i = 0; i < slots.size(); ++i) {
-    const size_t end = i + 1 < slots.size() ? slots[i + 1].offset : arena_used + kGap;
-    for (size_t at = slots[i].offset + slots[i].size; at < end; ++at) {
-      if (arena()[at] == kGuard) continue;
-      const Slot* slot = nearest_slot(at);
-      report("out of bounds: block (%u,%u,%u) wrote shared %s at byte %td of %zu", blockIdx.x, blockIdx.y, blockIdx.z,
-             slot->name, static_cast<ptrdiff_t>(at - slot->offset), slot->size);
-      return;
-    }
-  }
-#endif
-}
-
-// ---- Meeting points ------------------------------------------------------------------------------------------------
-
-bool same_place(const Thread& a, const Thread& b) { return a.site.line == b.site.line && a.site.file == b.site.file; }
-
-bool all_arrived(const Thread& thread) {
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    if ((thread.mask >> lane & 1) == 0) continue;
-    const int other = thread.warp() * kWarpSize + lane;
-    if (other >= thread_count || threads[other].state != State::kInWarpOp || threads[other].mask != thread.mask) {
-      return false;
-    }
-  }
-  return true;
-}
-
-// Gives every lane of thread's mask its result.
-void complete(const Thread& thread) {
-  const unsigned mask = thread.mask;
-  std::vector<Thread*> lanes;
-  for (int lane = 0; lane < kWarpSize; ++lane) {
-    if (mask >> lane & 1) lanes.push_back(&threads[thread.warp() * kWarpSize + lane]);
-  }
-  uint64_t ballot = 0;
-  for (const Thread* other : lanes) {
-    if (other->warp_op != thread.warp_op || !same_place(*other, thread)) {
-      return report("divergence: %s is at %s:%d, lane %d of the same mask at %s:%d", describe(thread).c_str(),
-                    thread.site.file, thread.site.line, other->lane(), other->site.file, other->site.line);
-    }
-    ballot |= static_cast<uint64_t>(other->in != 0) << other->lane();
-  }
-  for (Thread* other : lanes) {
-    other->out = ballot;
-    if (thread.warp_op == WarpOp::kShuffle) {
-      if (other->source < 0 || other->source >= kWarpSize || (mask >> other->source & 1) == 0) {
-        return report("shuffle: %s reads lane %d, not one of mask %08x, at %s:%d", describe(*other).c_str(),
-                      other->source, mask, other->site.file, other->site.line);
-      }
-      other->out = threads[thread.warp() * kWarpSize + other->source].in;
-    } else if (thread.warp_op == WarpOp::kMatch) {
-      other->out = 0;
-      for (const Thread* third : lanes) other->out |= static_cast<uint64_t>(third->in == other->in) << third->lane();
-    }
-  }
-  if (thread.warp_op == WarpOp::kSync) races_warp_sync(thread.warp(), mask);  // shuffles and votes order no memory
-  for (Thread* other : lanes) other->state = State::kReady;
-}
-
-bool complete_warp_ops(int warp) {
-  bool any = false;
-  for (int i = warp * kWarpSize; i < std::min((warp + 1) * kWarpSize, thread_count) && !failed; ++i) {
-    if (threads[i].state != State::kInWarpOp || !all_arrived(threads[i])) continue;
-    complete(threads[i]);
-    any = true;
-  }
-  return any && !failed;
-}
-
-void complete_barrier() {
-  const Thread* first = nullptr;
-  int count = 0, votes = 0;
-  for (int i = 0; i < thread_count; ++i) {
-    const Thread& thread = threads[i];
-    if (thread.state == State::kDone) continue;
-    if (thread.state == State::kInWarpOp) {
-      return report("deadlock: %s waits at %s:%d for lanes of mask %08x that do not come", describe(thread).c_str(),
-                    thread.site.file, thread.site.line, thread.mask);
-    }
-    if (first == nullptr) first = &thread;
-    if (!same_place(thread, *first)) {
-      return report("divergent barrier: %s is at %s:%d, %s at %s:%d", describe(*first).c_str(), first->site.file,
-                    first->site.line, describe(thread).c_str(), thread.site.file, thread.site.line);
-    }
-    ++count;
-    votes += thread.in != 0;
-  }
-  if (count < thread_count) {
-    return report("divergent barrier: %d of %d threads wait at %s:%d, the others have returned", count, thread_count,
-                  first->site.file, first->site.line);
-  }
-  block_result = first->block_op == BlockOp::kAnd  ? votes == count
-                 : first->block_op == BlockOp::kOr ? votes > 0
-                                                   : votes;
-  ++block.epoch;
-  for (int i = 0; i < thread_count; ++i) threads[i].state = State::kReady;
-}
-
 // ---- Running -------------------------------------------------------------------------------------------------------
 
 void run_block() {
@@ -275,7 +136,7 @@ void run_block() {
     threads[i].linear = i;
     threads[i].index = {k % blockDim.x, k / blockDim.x % blockDim.y, k / blockDim.x / blockDim.y};
   }
-  for (const Slot& slot : slots) std::memset(arena() + slot.offset, kUninitialised, slot.size);
+  forget_shared();
   races_begin_block();
   const int warps = (thread_count + kWarpSize - 1) / kWarpSize;
   while (true) {
@@ -294,7 +155,7 @@ void run_block() {
     complete_barrier();
     if (failed) return;
   }
-  check_guards();
+  check_shared();
 }
 
 cudaError_t refuse(cudaError_t error, const char* format, size_t got) {
@@ -304,28 +165,6 @@ cudaError_t refuse(cudaError_t error, const char* format, size_t got) {
   return last_error = error;
 }
 }  // namespace
-
-unsigned char* arena() { return detops::dynamic_shared_memory; }
-
-const Slot* find_slot(size_t offset, size_t size) {
-  for (const Slot& slot : slots) {
-    if (offset >= slot.offset && offset + size <= slot.offset + slot.size) return &slot;
-  }
-  return nullptr;
-}
-
-const Slot* nearest_slot(size_t offset) {
-  const auto distance = [offset](const Slot& slot) {
-    return offset < slot.offset               ? slot.offset - offset
-           : offset < slot.offset + slot.size ? 0
-                                              : offset - slot.offset - slot.size;
-  };
-  const Slot* nearest = &slots.front();
-  for (const Slot& slot : slots) {
-    if (distance(slot) < distance(*nearest)) nearest = &slot;
-  }
-  return nearest;
-}
 
 bool on_a_stack(const void* address) { return stacks().contains(address); }
 
@@ -357,42 +196,6 @@ void fail(const char* format, ...) {
   while (true) current->fiber->leave();
 }
 
-int lane() { return current->lane(); }
-
-void* shared(const void* key, const char* name, size_t size, size_t alignment) {
-  size_t total = size;
-  for (const Slot& slot : slots) {
-    if (slot.key == key) return arena() + slot.offset;
-    total += slot.size;
-  }
-  if (total - slots.front().size > kStaticLimit) fail("shared memory: more than 48 KiB of variables with %s", name);
-  if (total > kSharedLimit) fail("shared memory: more than 227 KiB with %s", name);
-  return arena() + add_slot(key, name, size, alignment).offset;
-}
-
-int meet_block(BlockOp op, bool value, Site site) {
-  Thread& self = *current;
-  self.block_op = op;
-  self.in = value;
-  self.site = site;
-  self.state = State::kAtBarrier;
-  self.fiber->leave();
-  return block_result;
-}
-
-uint64_t meet_warp(WarpOp op, unsigned mask, uint64_t value, int source, Site site) {
-  Thread& self = *current;
-  if ((mask >> self.lane() & 1) == 0) fail("mask %08x lacks the calling lane at %s:%d", mask, site.file, site.line);
-  self.warp_op = op;
-  self.mask = mask;
-  self.in = value;
-  self.source = source;
-  self.site = site;
-  self.state = State::kInWarpOp;
-  self.fiber->leave();
-  return self.out;
-}
-
 #if !defined(DETOPS_EMULATE_RACES)
 void note_atomic(const void*, size_t, void*) {}
 void fence() {}
@@ -418,7 +221,7 @@ int run(dim3 grid, dim3 threads_of_block, size_t shared_bytes, const void* kerne
     return refuse(cudaErrorInvalidConfiguration, "invalid configuration argument: %zu blocks", blocks);
   }
   const auto allowance = allowances.find(kernel);
-  if (shared_bytes > (allowance == allowances.end() ? kStaticLimit : static_cast<size_t>(allowance->second))) {
+  if (shared_bytes > (allowance == allowances.end() ? kVariablesLimit : static_cast<size_t>(allowance->second))) {
     return refuse(cudaErrorInvalidValue, "invalid argument: %zu bytes of shared memory, not asked for", shared_bytes);
   }
   findings.clear();
@@ -432,8 +235,7 @@ int run(dim3 grid, dim3 threads_of_block, size_t shared_bytes, const void* kerne
   context = kernel_context;
   block.first_of_launch = block.serial + 1;
   races_begin_launch();
-  clear_arena();
-  add_slot(nullptr, "dynamic memory", shared_bytes, 16);
+  begin_shared(shared_bytes);
   const size_t shift = launches % 3 == 2 ? next_random() % blocks : 0;
   for (size_t i = 0; i < blocks && !failed; ++i) {
     const size_t b = launches % 3 == 1 ? blocks - 1 - i : (i + shift) % blocks;

@@ -26,7 +26,9 @@ struct Thread {
   int lane() const { return linear % kWarpSize; }
   int warp() const { return linear / kWarpSize; }
 };
-extern Thread* current;  // the thread that runs; null outside kernels
+extern Thread threads[kMaxThreads];  // of the block that runs
+extern int thread_count;
+extern Thread* current;  // null outside kernels
 
 struct Block {
   uint32_t serial;           // never the same again, not in the next launch either
@@ -35,20 +37,30 @@ struct Block {
 };
 extern Block block;
 
+extern bool failed;  // something was reported: the launch is to end
 void report(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string describe(const Thread& thread);  // "thread (3,0,0) of block (0,0,0)"
 bool on_a_stack(const void* address);
 
-// Shared memory: slots in an arena, apart from each other.
+// Gives lanes whose partners are there what they wait for; whether there were any.
+bool complete_warp_ops(int warp);
+// Lets all threads pass the barrier that they are at.
+void complete_barrier();
+
+// Shared memory: variables in an arena, apart from each other.
 struct Slot {
   const void* key;  // of the variable; null for dynamic memory
   const char* name;
   size_t offset, size;
 };
 constexpr size_t kArena = 512 << 10;
+constexpr size_t kVariablesLimit = 48 << 10, kSharedLimit = 227 << 10;  // bytes of a block
 unsigned char* arena();
 const Slot* find_slot(size_t offset, size_t size);
 const Slot* nearest_slot(size_t offset);
+void begin_shared(size_t dynamic_bytes);  // for a launch
+void forget_shared();                     // what the block before left there
+void check_shared();                      // that nothing was written between the variables
 
 #if defined(DETOPS_EMULATE_RACES)
 void races_begin_launch();

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 
 import torch
-
 from emulation import build
 
 VARIANTS = ("plain", "address", "race")
