@@ -89,7 +89,7 @@ DETOPS_D A warp_sums(const Box<A>& of) {
 // A warp takes a row at a time, a lane a column of the tile: the row's sum goes through the warp at once, the column's
 // stays with the lane until the end.
 template <Overlap kKind, typename A>
-__global__ void __launch_bounds__(kThreads) box_iou_backward_kernel(BoxIouBackwardArgs<A> a) {
+__global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 3) box_iou_backward_kernel(BoxIouBackwardArgs<A> a) {
   DETOPS_SHARED(rows, Known<A>[kThreads]);
   DETOPS_SHARED(column_sums, A[kWarps][kWarp][4]);
   const int64_t n = a.boxes1.size, m = a.boxes2.size, strip = blockIdx.x / a.tiles.column_tiles;
@@ -160,7 +160,7 @@ void sum_tiles(const char* op, const A* tiles, A* sums, int64_t num_tiles, int64
 
 template <Overlap kKind, typename A, typename Out>
 void box_iou_cuda(const char* op, const BoxIouArgs<Out>& args, void* stream) {
-  constexpr int64_t kWide = 128, kManyRounds = 8, kManyBlocks = 1056;
+  constexpr int64_t kWide = 128, kManyRounds = 8;
   const int64_t n = args.boxes1.size, m = args.boxes2.size, groups = (m + kColumns - 1) / kColumns;
   const int64_t column_tiles = (groups + kWide - 1) / kWide, width = (groups + column_tiles - 1) / column_tiles;
   const int64_t height = kThreads / width;

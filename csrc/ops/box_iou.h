@@ -121,9 +121,9 @@ struct BoxIouTiles {
   int64_t rows, row_tiles, column_tiles;  // rows of a tile
 
   BoxIouTiles(int64_t images, int64_t n, int64_t m) {
-    constexpr int64_t kBlocks = 1056, kWarps = 8;  // eight blocks of eight warps for each multiprocessor of a large GPU
+    constexpr int64_t kWarps = 8;  // of a block
     column_tiles = (m + kColumns - 1) / kColumns;
-    rows = (n * column_tiles * images / (kBlocks * kWarps) + 1) * kWarps;
+    rows = (n * column_tiles * images / (kManyBlocks * kWarps) + 1) * kWarps;
     row_tiles = (n + rows - 1) / rows;
   }
 };
