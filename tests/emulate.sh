@@ -27,6 +27,5 @@ case $DETOPS_EMULATION in
 esac
 shift
 
-python tests/emulation/build.py "$DETOPS_EMULATION" # without the sanitizer's runtime in the compiler
 # --capture=sys leaves the sanitizers' reports alone.
 LD_PRELOAD=$preload python -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"

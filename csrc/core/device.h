@@ -14,8 +14,8 @@
 #endif
 
 namespace detops {
-// Blocks of threads that keep a large GPU busy: eight for each of its multiprocessors. The emulation's is small, so that
-// small tests take every path.
+// Blocks of threads that keep a large GPU busy: eight for each of its multiprocessors. The emulation's is small, so
+// that small tests take every path.
 #if defined(DETOPS_EMULATE_CUDA)
 constexpr int64_t kManyBlocks = 2;
 #else

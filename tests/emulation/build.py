@@ -9,6 +9,7 @@ detector. They lie in ``build/emulated-<variant>``, which ninja keeps up to date
 import fcntl
 import functools
 import importlib.util
+import os
 import shlex
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ def build(variant: str, target: str) -> Path:
         import ninja
     except ImportError as error:
         raise BuildError(f"{error.name} is not installed") from None
+    except SystemExit as error:  # setup.py's way of saying what it lacks
+        raise BuildError(str(error)) from None
     compiler, version = setup.find_compiler()
     if not version:
         raise BuildError(f"no C++ compiler: {compiler!r} was not found")
@@ -61,7 +64,10 @@ def build(variant: str, target: str) -> Path:
         setup.link_headers(ROOT / folder / "torch", {"include": torch / "include", "lib": torch / "lib"})
         (ROOT / folder / "build.ninja").write_text(_ninja_file(variant, folder, setup))
         command = [shutil.which("ninja", path=ninja.BIN_DIR) or "ninja", "-f", f"{folder}/build.ninja"]
-        run = subprocess.run([*command, f"{folder}/{target}"], cwd=ROOT, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "LD_PRELOAD": ""}  # a sanitizer's runtime is not for the compiler
+        run = subprocess.run(
+            [*command, f"{folder}/{target}"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
     if run.returncode:
         raise BuildError(f"compiling the emulated kernels failed:\n{run.stdout}{run.stderr}")
     return ROOT / folder / target

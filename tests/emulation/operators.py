@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -37,8 +38,10 @@ def load() -> list[str]:
 def emulated() -> Iterator[None]:
     """Within, operators of detops with a CUDA kernel run it on tensors of the CPU."""
     library = torch.library.Library("detops", "IMPL")
-    for name in load():
-        library.impl(name, getattr(torch.ops.detops_emulated, name), "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
+        for name in load():
+            library.impl(name, getattr(torch.ops.detops_emulated, name), "CPU", allow_override=True)
     try:
         yield
     finally:

@@ -66,6 +66,11 @@ __global__ void histogram(Args a) {
   if (threadIdx.x < 4) atomic_add(&a.data[a.n + threadIdx.x], counts[threadIdx.x]);
 }
 
+__global__ void largest(Args a) {
+  auto* const result = reinterpret_cast<uint64_t*>(a.data + a.n);
+  DETOPS_GRID_STRIDE(i, a.n) atomic_max(result, static_cast<uint64_t>(a.data[i]) << 33);
+}
+
 // Every block leaves its sum; the last to finish adds them up.
 template <bool kFence>
 __global__ void last_block(Args a) {

@@ -93,8 +93,13 @@ const std::map<std::string, std::function<bool()>> kTests = {
     {"much_dynamic_memory", asks_for_much_shared},
     {"histogram",
      [] {
-       const std::vector<int> data = run(histogram, {5, 64}, 1001, 4);
+       const std::vector<int> data = run(histogram, grid_for(1001, 64), 1001, 4);
        return std::vector<int>(data.end() - 4, data.end()) == std::vector<int>{250, 251, 250, 250};
+     }},
+    {"largest",
+     [] {
+       const std::vector<int> data = run(largest, grid_for(1000, 128), 1000, 2);
+       return data[1000] == 0 && data[1001] == 2000;
      }},
     {"last_block", [] { return run(last_block<true>, {6, 64}, 1000, 7)[1000] == 500500; }},
     {"syncwarp",

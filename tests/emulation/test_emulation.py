@@ -12,6 +12,7 @@ import detops
 RIGHT = [
     "dynamic_memory",
     "histogram",
+    "largest",
     "last_block",
     "many_blocks",
     "much_dynamic_memory",
