@@ -1,9 +1,10 @@
 """Builds the CUDA kernels for the CPU: the .cu files compiled by g++ against the emulation.
 
-    python tests/emulation/build.py plain|address|race
+    python tests/emulation/build.py plain|address|race|coverage
 
-There are three variants: a plain one; one under AddressSanitizer and UndefinedBehaviorSanitizer; one with the race
-detector. They lie in ``build/emulated-<variant>``, which ninja keeps up to date.
+There are four variants: a plain one; one under AddressSanitizer and UndefinedBehaviorSanitizer; one with the race
+detector; one that counts how often each line runs. They lie in ``build/emulated-<variant>``, which ninja keeps up to
+date.
 """
 
 import fcntl
@@ -25,9 +26,10 @@ KERNEL_FLAGS = {
     "plain": ["-O2", "-g1"],
     "address": ["-O1", "-g1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "race": ["-O1", "-g1", "-fsanitize=thread"],
+    "coverage": ["-O1", "--coverage"],
 }
-OTHER_FLAGS = {**KERNEL_FLAGS, "race": ["-O2", "-g1", "-DDETOPS_EMULATE_RACES"]}
-LINK_FLAGS = {"plain": [], "address": ["-fsanitize=address,undefined"], "race": []}
+OTHER_FLAGS = {**KERNEL_FLAGS, "race": ["-O2", "-g1", "-DDETOPS_EMULATE_RACES"], "coverage": ["-O2"]}
+LINK_FLAGS = {"plain": [], "address": ["-fsanitize=address,undefined"], "race": [], "coverage": ["--coverage"]}
 
 
 class BuildError(Exception):

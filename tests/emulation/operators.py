@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from emulation import build
 
-VARIANTS = ("plain", "address", "race")
+VARIANTS = tuple(build.KERNEL_FLAGS)
 
 
 def variant() -> str:
