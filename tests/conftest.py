@@ -1,31 +1,61 @@
 """Fixtures: where an operator test runs, and a seed."""
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 import torch
+from emulation import operators
+from emulation.build import BuildError
+from emulation.build import operators as kernels
 
 import detops
 
 
-def _places() -> list[str]:
+def _places(module: str) -> list[str]:
+    """The CPU with each instruction set that it has; for operators with a CUDA kernel that too, emulated and real."""
     places = [f"cpu-{name}" for name in detops._C.instruction_sets()]
-    if torch.cuda.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key("detops::box_iou", "CUDA"):
+    operator = module.rpartition(".")[2].removeprefix("test_")
+    if operator in kernels():
+        places.append("emulated")
+    if torch.cuda.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key(f"detops::{operator}", "CUDA"):
         places.append("cuda")
     return places
 
 
-@pytest.fixture(params=_places())
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Each place that kernels run: the CPU with each instruction set that it has, and CUDA where there is one."""
-    kind, _, instruction_set = request.param.partition("-")
-    if kind == "cuda":
-        yield torch.device("cuda")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "device" not in metafunc.fixturenames:
         return
+    places = _places(metafunc.module.__name__)
+    if any(metafunc.definition.get_closest_marker(name) for name in ("threads", "large")):
+        places = [place for place in places if place != "emulated"]  # which has one thread, and is slow
+    metafunc.parametrize("device", places, indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Each place that kernels run."""
+    kind, _, instruction_set = request.param.partition("-")
+    with _emulated() if kind == "emulated" else _instruction_set(instruction_set or detops._C.instruction_set()):
+        yield torch.device("cuda" if kind == "cuda" else "cpu")
+
+
+@contextlib.contextmanager
+def _instruction_set(name: str) -> Iterator[None]:
     before = detops._C.instruction_set()
-    detops._C.set_instruction_set(instruction_set)
-    yield torch.device("cpu")
+    detops._C.set_instruction_set(name)
+    yield
     detops._C.set_instruction_set(before)
+
+
+@contextlib.contextmanager
+def _emulated() -> Iterator[None]:
+    try:
+        operators.load()
+    except BuildError as error:
+        pytest.skip(f"no emulated kernels: {error}")
+    with operators.emulated():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,14 @@
 #endif
 
 namespace detops {
+// Blocks of threads that keep a large GPU busy: eight for each of its multiprocessors. The emulation's is small, so
+// that small tests take every path.
+#if defined(DETOPS_EMULATE_CUDA)
+constexpr int64_t kManyBlocks = 2;
+#else
+constexpr int64_t kManyBlocks = 1056;
+#endif
+
 using BFloat16 = torch::headeronly::BFloat16;
 using Half = torch::headeronly::Half;
 

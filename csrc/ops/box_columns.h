@@ -9,58 +9,30 @@
 #include "../core/simd.h"
 #include "../core/tensor.h"
 #include "../math/box.h"
+#include "raw_boxes.h"
 
 namespace detops {
-// The (N, 4) matrix of one image inside a tensor (N, 4) or (B, N, 4).
-struct BoxView {
-  const char* data;
-  ScalarType dtype;
-  int64_t size, row_stride, column_stride;  // strides in elements
-
+// The boxes (N, 4) of one image inside a tensor (N, 4) or (B, N, 4).
+struct BoxView : RawBoxes {
   explicit BoxView(const Tensor& boxes, int64_t image = 0)
-      : data(detops::data<char>(boxes)),
-        dtype(boxes.scalar_type()),
-        size(boxes.size(boxes.dim() - 2)),
-        row_stride(boxes.stride(boxes.dim() - 2)),
-        column_stride(boxes.stride(boxes.dim() - 1)) {
-    if (image > 0) data += image * boxes.stride(0) * element_size(dtype);
+      : RawBoxes{detops::data<char>(boxes),     boxes.scalar_type(),
+                 boxes.size(boxes.dim() - 2),   boxes.dim() == 3 ? boxes.stride(0) : 0,
+                 boxes.stride(boxes.dim() - 2), boxes.stride(boxes.dim() - 1)} {
+    data += image * image_stride * element_size(dtype);
   }
 
   // Boxes [begin, begin + count) into x1[0...], y1[0...], x2[0...], y2[0...].
   template <typename A>
   void read(int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) const {
-    switch (dtype) {
-      case ScalarType::Float:
-        return read_as<float>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Double:
-        return read_as<double>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Half:
-        return read_as<Half>(begin, count, x1, y1, x2, y2);
-      case ScalarType::BFloat16:
-        return read_as<BFloat16>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Byte:
-        return read_as<uint8_t>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Char:
-        return read_as<int8_t>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Short:
-        return read_as<int16_t>(begin, count, x1, y1, x2, y2);
-      case ScalarType::Int:
-        return read_as<int32_t>(begin, count, x1, y1, x2, y2);
-      default:
-        return read_as<int64_t>(begin, count, x1, y1, x2, y2);
-    }
-  }
-
- private:
-  template <typename T, typename A>
-  void read_as(int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) const {
-    const T* row = reinterpret_cast<const T*>(data) + begin * row_stride;
-    for (int64_t i = 0; i < count; ++i, row += row_stride) {
-      x1[i] = static_cast<A>(row[0]);
-      y1[i] = static_cast<A>(row[column_stride]);
-      x2[i] = static_cast<A>(row[2 * column_stride]);
-      y2[i] = static_cast<A>(row[3 * column_stride]);
-    }
+    visit([&](const auto* boxes) {
+      const auto* row = boxes + begin * row_stride;
+      for (int64_t i = 0; i < count; ++i, row += row_stride) {
+        x1[i] = static_cast<A>(row[0]);
+        y1[i] = static_cast<A>(row[column_stride]);
+        x2[i] = static_cast<A>(row[2 * column_stride]);
+        y2[i] = static_cast<A>(row[3 * column_stride]);
+      }
+    });
   }
 };
 

@@ -159,15 +159,27 @@ Tensor overlap_host(const char* op, const Tensor& boxes1, const Tensor& boxes2, 
   const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
   Tensor output = batched ? new_tensor<3>(boxes1, {images, n, m}, dtype) : new_tensor<2>(boxes1, {n, m}, dtype);
   if (n == 0 || m == 0) return output;
-  const bool integers = is_integral(boxes1.scalar_type()) || is_integral(boxes2.scalar_type());
-  for (int64_t image = 0; image < images; ++image) {
-    if (wide) {
-      overlap_cpu<kKind, double>(boxes1, boxes2, image, eps, mutable_data<double>(output) + image * n * m);
-    } else if (integers) {  // exact in double where float would round large coordinates
-      overlap_cpu<kKind, double>(boxes1, boxes2, image, eps, mutable_data<float>(output) + image * n * m);
-    } else {
-      overlap_cpu<kKind, float>(boxes1, boxes2, image, eps, mutable_data<float>(output) + image * n * m);
-    }
+  const auto run = [&](auto accumulator, auto element) {
+    using A = typename decltype(accumulator)::type;
+    using Out = typename decltype(element)::type;
+    Out* scores = mutable_data<Out>(output);
+    dispatch_device(
+        boxes1,
+        [&] {
+          for (int64_t image = 0; image < images; ++image) {
+            overlap_cpu<kKind, A>(boxes1, boxes2, image, eps, scores + image * n * m);
+          }
+        },
+        [&](void* stream) {
+          box_iou_cuda<kKind, A, Out>(op, {BoxView(boxes1), BoxView(boxes2), scores, images, eps}, stream);
+        });
+  };
+  if (wide) {
+    run(Type<double>{}, Type<double>{});
+  } else if (is_integral(boxes1.scalar_type()) || is_integral(boxes2.scalar_type())) {
+    run(Type<double>{}, Type<float>{});  // exact where float would round large coordinates
+  } else {
+    run(Type<float>{}, Type<float>{});
   }
   return output;
 }
@@ -211,25 +223,47 @@ std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& bo
   if (kind < 0 || kind > 3) fail(op, "expected kind from 0 to 3, got ", kind);
   Tensor grad1 = batched ? new_tensor<3>(boxes1, {images, n, 4}, dtype) : new_tensor<2>(boxes1, {n, 4}, dtype);
   Tensor grad2 = batched ? new_tensor<3>(boxes1, {images, m, 4}, dtype) : new_tensor<2>(boxes1, {m, 4}, dtype);
-  const Tensor grad_ = dense(grad);
-  const auto run = [&](auto type) {
+  const auto run = [&](auto overlap, auto type) {
+    constexpr Overlap kKind = decltype(overlap)::value;
     using A = typename decltype(type)::type;
-    constexpr auto backward = [](int64_t kind) {
-      return kind == 0   ? &overlap_backward_cpu<Overlap::kIou, A>
-             : kind == 1 ? &overlap_backward_cpu<Overlap::kGeneralized, A>
-             : kind == 2 ? &overlap_backward_cpu<Overlap::kDistance, A>
-                         : &overlap_backward_cpu<Overlap::kComplete, A>;
-    };
-    for (int64_t image = 0; image < images; ++image) {
-      backward(kind)(boxes1, boxes2, image, eps, data<A>(grad_) + image * n * m,
-                     reinterpret_cast<Box<A>*>(mutable_data<A>(grad1)) + image * n,
-                     reinterpret_cast<Box<A>*>(mutable_data<A>(grad2)) + image * m);
-    }
+    A *to1 = mutable_data<A>(grad1), *to2 = mutable_data<A>(grad2);
+    dispatch_device(
+        boxes1,
+        [&] {
+          const Tensor dense_grad = dense(grad);
+          for (int64_t image = 0; image < images; ++image) {
+            overlap_backward_cpu<kKind, A>(boxes1, boxes2, image, eps, data<A>(dense_grad) + image * n * m,
+                                           reinterpret_cast<Box<A>*>(to1) + image * n,
+                                           reinterpret_cast<Box<A>*>(to2) + image * m);
+          }
+        },
+        [&](void* stream) {
+          const BoxIouTiles tiles(images, n, m);
+          Tensor sums1 =
+              tiles.column_tiles == 1 ? grad1 : new_tensor<4>(grad1, {tiles.column_tiles, images, n, 4}, dtype);
+          Tensor sums2 = tiles.row_tiles == 1 ? grad2 : new_tensor<4>(grad2, {tiles.row_tiles, images, m, 4}, dtype);
+          box_iou_backward_cuda<kKind, A>(
+              op,
+              {BoxView(boxes1), BoxView(boxes2), data<A>(grad), batched ? grad.stride(0) : 0,
+               grad.stride(grad.dim() - 2), grad.stride(grad.dim() - 1), to1, to2, mutable_data<A>(sums1),
+               mutable_data<A>(sums2), tiles, images, eps},
+              stream);
+        });
   };
-  if (wide) {
-    run(Type<double>{});
-  } else {
-    run(Type<float>{});
+  const auto run_kind = [&](auto overlap) { wide ? run(overlap, Type<double>{}) : run(overlap, Type<float>{}); };
+  switch (static_cast<Overlap>(kind)) {
+    case Overlap::kIou:
+      run_kind(std::integral_constant<Overlap, Overlap::kIou>{});
+      break;
+    case Overlap::kGeneralized:
+      run_kind(std::integral_constant<Overlap, Overlap::kGeneralized>{});
+      break;
+    case Overlap::kDistance:
+      run_kind(std::integral_constant<Overlap, Overlap::kDistance>{});
+      break;
+    case Overlap::kComplete:
+      run_kind(std::integral_constant<Overlap, Overlap::kComplete>{});
+      break;
   }
   return {grad1, grad2};
 }

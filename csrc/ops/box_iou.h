@@ -3,6 +3,7 @@
 #pragma once
 #include "../math/arctangent.h"
 #include "../math/box.h"
+#include "raw_boxes.h"
 
 namespace detops {
 enum class Overlap { kIou, kGeneralized, kDistance, kComplete };
@@ -99,4 +100,45 @@ DETOPS_HD void overlap_backward(const Box<V>& a, const Box<V>& b, const BoxTrait
   db.x1 -= d_w - left + d_joint * hb, db.x2 += d_w - right + d_joint * hb;
   db.y1 -= d_h - top + d_joint * wb, db.y2 += d_h - bottom + d_joint * wb;
 }
+
+// ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+template <typename Out>
+struct BoxIouArgs {
+  RawBoxes boxes1, boxes2;  // (images, N, 4), (images, M, 4)
+  Out* output;              // (images, N, M)
+  int64_t images;
+  double eps;
+};
+// Computes in A.
+template <Overlap kKind, typename A, typename Out>
+void box_iou_cuda(const char* op, const BoxIouArgs<Out>& args, void* stream);
+
+// How the backward kernel divides the matrix of pairs: a tile's sums over its columns and over its rows are kept apart
+// and added in a second step, always in the same order.
+struct BoxIouTiles {
+  static constexpr int kColumns = 32;
+  int64_t rows, row_tiles, column_tiles;  // rows of a tile
+
+  BoxIouTiles(int64_t images, int64_t n, int64_t m) {
+    constexpr int64_t kWarps = 8;  // of a block
+    column_tiles = (m + kColumns - 1) / kColumns;
+    rows = (n * column_tiles * images / (kManyBlocks * kWarps) + 1) * kWarps;
+    row_tiles = (n + rows - 1) / rows;
+  }
+};
+
+template <typename A>
+struct BoxIouBackwardArgs {
+  RawBoxes boxes1, boxes2;
+  const A* grad;  // (images, N, M)
+  int64_t grad_image_stride, grad_row_stride, grad_column_stride;
+  A *grad1, *grad2;  // (images, N, 4), (images, M, 4)
+  A *sums1, *sums2;  // of tiles: (column_tiles, images, N, 4), (row_tiles, images, M, 4); grad1, grad2 if there is one
+  BoxIouTiles tiles;
+  int64_t images;
+  double eps;
+};
+template <Overlap kKind, typename A>
+void box_iou_backward_cuda(const char* op, const BoxIouBackwardArgs<A>& args, void* stream);
 }  // namespace detops

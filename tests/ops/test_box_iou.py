@@ -46,7 +46,7 @@ def reference(kind: str, a: list[float], b: list[float]) -> float:
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
-@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (5, 17), (33, 16), (70, 129)])
+@pytest.mark.parametrize("sizes", [(1, 1), (3, 2), (5, 17), (33, 16), (70, 129), (9, 520)])
 def test_matches_the_paper(device: torch.device, kind: str, sizes: tuple[int, int]) -> None:
     boxes1, boxes2 = random_boxes(sizes[0]), random_boxes(sizes[1])
     expected = torch.tensor([[reference(kind, a, b) for b in boxes2.tolist()] for a in boxes1.tolist()])
@@ -98,6 +98,25 @@ def test_gradient_agrees_with_torchvision(device: torch.device, kind: str) -> No
     actual = torch.autograd.grad(FUNCTIONS[kind](*leaves), leaves, grad.to(device))
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a.cpu(), e, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+@pytest.mark.parametrize("sizes", [(600, 16), (70, 129), (2, 700)])
+def test_gradient_of_many_is_the_sum_of_few(device: torch.device, kind: str, sizes: tuple[int, int]) -> None:
+    boxes1, boxes2 = random_boxes(sizes[0]).to(device), random_boxes(sizes[1]).to(device)
+    grad = torch.randn(2, *sizes, dtype=torch.float64, device=device)  # two images with the same boxes
+
+    def gradients(a: Tensor, b: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
+        leaves = [a.clone().requires_grad_(), b.clone().requires_grad_()]
+        return torch.autograd.grad(FUNCTIONS[kind](*leaves), leaves, grad)
+
+    actual = gradients(boxes1.expand(2, -1, -1), boxes2.expand(2, -1, -1), grad)
+    for i in (0, sizes[0] - 1):
+        expected, _ = gradients(boxes1[i : i + 1], boxes2, grad[1, i : i + 1])
+        torch.testing.assert_close(actual[0][1, i : i + 1], expected)
+    for j in (0, sizes[1] - 1):
+        _, expected = gradients(boxes1, boxes2[j : j + 1], grad[1, :, j : j + 1])
+        torch.testing.assert_close(actual[1][1, j : j + 1], expected)
 
 
 def scattered(n: int) -> Tensor:

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Runs the operator tests on the emulated CUDA kernels:
+#   tests/emulate.sh plain|address|race|coverage [pytest arguments]
+# address: under AddressSanitizer and UndefinedBehaviorSanitizer; race: with the race detector of the emulation;
+# coverage: fails if a line of a kernel never ran.
+# Uses the Python that is active; it must have detops and the packages of its tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export DETOPS_EMULATION=${1:-}
+case $DETOPS_EMULATION in
+  plain) preload= ;;
+  race | coverage)
+    preload=
+    export TORCHDYNAMO_DISABLE=1 # the kernels are the same
+    ;;
+  address)
+    # Python itself is not instrumented, so the runtime has to be there before it starts; libstdc++ is what throws.
+    preload=$(for library in libasan.so libubsan.so libstdc++.so; do ${CXX:-c++} -print-file-name="$library"; done | paste -sd:)
+    export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    # The compiler of torch.compile would be slowed down tenfold, and the kernels are the same.
+    export TORCHDYNAMO_DISABLE=1
+    ;;
+  *)
+    echo "usage: tests/emulate.sh plain|address|race|coverage [pytest arguments]" >&2
+    exit 2
+    ;;
+esac
+shift
+
+find build/emulated-coverage -name "*.gcda" -delete 2>/dev/null || true
+# --capture=sys leaves the sanitizers' reports alone.
+LD_PRELOAD=$preload python -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"
+if [[ $DETOPS_EMULATION == coverage ]]; then python tests/emulation/coverage.py; fi
