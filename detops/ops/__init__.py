@@ -11,3 +11,5 @@ from .boxes import remove_small_boxes as remove_small_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
 from .nms import nms_padded as nms_padded
+from .roi_align import RoIAlign as RoIAlign
+from .roi_align import roi_align as roi_align
