@@ -6,7 +6,8 @@
 
 namespace detops {
 namespace transpose_detail {
-// Swaps the off-diagonal kStep x kStep blocks of every 2 kStep x 2 kStep block that rows a and b = a + kStep take part in.
+// Swaps the off-diagonal kStep x kStep blocks of every 2 kStep x 2 kStep block that rows a and b = a + kStep take part
+// in.
 template <int kStep, typename V, size_t... J>
 DETOPS_HD void exchange(V& a, V& b, std::index_sequence<J...>) {
   constexpr int n = sizeof...(J);
@@ -16,7 +17,8 @@ DETOPS_HD void exchange(V& a, V& b, std::index_sequence<J...>) {
 #else
   using Integer = std::conditional_t<sizeof(element_t<V>) == 8, int64_t, int32_t>;
   using Index = typename VecOf<Integer, sizeof(V)>::type;
-  const V upper = __builtin_shuffle(a, b, Index{(J & kStep ? n + static_cast<int>(J) - kStep : static_cast<int>(J))...});
+  const V upper =
+      __builtin_shuffle(a, b, Index{(J & kStep ? n + static_cast<int>(J) - kStep : static_cast<int>(J))...});
   b = __builtin_shuffle(a, b, Index{(J & kStep ? n + static_cast<int>(J) : static_cast<int>(J) + kStep)...});
 #endif
   a = upper;

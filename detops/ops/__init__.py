@@ -13,3 +13,5 @@ from .nms import nms as nms
 from .nms import nms_padded as nms_padded
 from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
+from .roi_pool import RoIPool as RoIPool
+from .roi_pool import roi_pool as roi_pool
