@@ -45,7 +45,7 @@ struct PooledRegions {
     return result;
   }
   int64_t longest_span() const { return longest(y_bins, height); }
-  int64_t sums() const { return height * (longest(x_bins, width) + width); }
+  int64_t sums() const { return std::max<int64_t>(height, 3) * longest(x_bins, width); }
   void touch(int64_t roi, TouchedPixels& touched) const {
     const Band band = rows(roi), across = columns(roi);
     if (across.begin >= across.end) return;
@@ -76,32 +76,52 @@ struct PooledRegions {
     }
   }
 
-  // Each bin's gradient goes to the first pixel, row by row, that has the bin's value.
+  // Each bin's gradient goes to the first pixel, row by row, that has its value: found per column first, as is the
+  // value, so that every pixel is read once and the bins that share a column add up before they are spread over rows.
   template <typename V>
   DETOPS_HD void add(int64_t roi, Band band, const Rows<V>& input, V* sums, const V* bins, const Rows<V>& slab) const {
     using A = channel_t<V>;
-    V* values = sums;
-    const Rows<const A> map{reinterpret_cast<const A*>(input.data), input.stride * kChannels<V>, kChannels<V>,
-                            input.mask};
-    pool<V>(roi, map, sums + height * width, values);
-    const V none = every_channel<V>(std::numeric_limits<A>::quiet_NaN());
     const V lowest = every_channel<V>(std::numeric_limits<A>::lowest());
+    const V none = every_channel<V>(std::numeric_limits<A>::quiet_NaN());  // equal to nothing
+    const V far = every_channel<V>(std::numeric_limits<A>::max());
+    const Band across = columns(roi);
+    const int64_t columns = across.end - across.begin;
+    V *const most = sums, *const where = most + columns, *const taken = where + columns;  // of one row of bins
     for (int64_t i = 0; i < height; ++i) {
-      for (int64_t j = 0; j < width; ++j) {
-        const RoiPoolBin rows = y(roi)[i], columns = x(roi)[j];
-        const V grad = bins[i * width + j];
-        V sought = values[i * width + j];
-        sought = sought > lowest ? sought : none;
-        for (int64_t row = rows.begin; row < std::min(rows.end, band.end); ++row) {
-          const V* from = input[row];
-          V* to = slab[row];
-          const bool owned = row >= band.begin;
-          for (int64_t column = columns.begin; column < columns.end; ++column) {
-            const V value = from[column];
-            if (owned) to[column] += value == sought ? grad : V{};
-            sought = value == sought ? none : sought;
+      const RoiPoolBin rows = y(roi)[i];
+      in_fours(rows.end - rows.begin, [&](int64_t k0, auto number) DETOPS_INLINE {
+        for (int64_t c = 0; c < columns; ++c) {
+          V value = k0 == 0 ? lowest : most[c];
+          V row = k0 == 0 ? V{} : where[c];
+          for (int k = 0; k < decltype(number)::value; ++k) {
+            const V pixel = input[rows.begin + k0 + k][across.begin + c];
+            row = pixel > value ? every_channel<V>(static_cast<A>(k0 + k)) : row;
+            value = max(value, pixel);
           }
+          most[c] = value;
+          where[c] = row;
         }
+      });
+      if (rows.begin >= rows.end) continue;
+      std::fill(taken, taken + columns, V{});
+      for (int64_t j = 0; j < width; ++j) {
+        const int64_t begin = x(roi)[j].begin - across.begin, end = x(roi)[j].end - across.begin;
+        const V grad = bins[i * width + j];
+        V value = lowest, row = far;
+        for (int64_t c = begin; c < end; ++c) value = max(value, most[c]);
+        value = value > lowest ? value : none;
+        for (int64_t c = begin; c < end; ++c) row = min(row, most[c] == value ? where[c] : far);
+        row = row < far ? row : none;
+        for (int64_t c = begin; c < end; ++c) {
+          const V candidate = most[c] == value ? where[c] : far;
+          taken[c] += candidate == row ? grad : V{};
+          row = candidate == row ? none : row;  // the first column alone
+        }
+      }
+      for (int64_t row = std::max(rows.begin, band.begin); row < std::min(rows.end, band.end); ++row) {
+        const V number = every_channel<V>(static_cast<A>(row - rows.begin));
+        V* to = slab[row] + across.begin;
+        for (int64_t c = 0; c < columns; ++c) to[c] += where[c] == number ? taken[c] : V{};
       }
     }
   }

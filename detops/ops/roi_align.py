@@ -107,10 +107,10 @@ def _(
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, rois, *ctx.grid = inputs
+    maps, rois, *ctx.grid = inputs
     ctx.save_for_backward(rois)
-    ctx.sizes = input.shape
-    ctx.channels_last = _rois.is_channels_last(input)
+    ctx.sizes = maps.shape
+    ctx.channels_last = _rois.is_channels_last(maps)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

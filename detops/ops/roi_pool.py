@@ -75,8 +75,8 @@ def _(grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, pooled_he
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, rois, *ctx.grid = inputs
-    ctx.save_for_backward(input, rois)
+    maps, rois, *ctx.grid = inputs
+    ctx.save_for_backward(maps, rois)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
