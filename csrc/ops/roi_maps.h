@@ -102,9 +102,11 @@ DETOPS_HD void for_each_square(int64_t begin, int64_t end, int64_t least, const 
   for (; i < end; ++i) single(i);
 }
 
-// Pixels [begin, end) of a row of planes into a row of a slab. Lanes beyond the last channel repeat it.
+// Pixels [begin, end) of a row of planes into a row of a slab. Lanes beyond the last channel repeat it. What lies
+// `ahead` is read next: these are more streams than a processor follows by itself.
 template <typename V, typename T>
-DETOPS_HD void pack_row(const Maps<const T>& map, const T* row, int64_t channels, int64_t begin, int64_t end, V* slab) {
+DETOPS_HD void pack_row(const Maps<const T>& map, const T* row, int64_t channels, int64_t begin, int64_t end, V* slab,
+                        int64_t ahead) {
   constexpr int64_t kLanes = kChannels<V>;
   if constexpr (!is_vector<V>) {
     for (int64_t x = begin; x < end; ++x) slab[x] = load_channels<V>(row + x * map.pixel_stride);
@@ -131,7 +133,7 @@ DETOPS_HD void pack_row(const Maps<const T>& map, const T* row, int64_t channels
 #pragma GCC unroll 16
       for (int64_t c = 0; c < kLanes; ++c) {
         block[c] = load<V>(row + plane[c] + x);
-        __builtin_prefetch(row + plane[c] + x + map.row_stride);  // more streams than the processor follows by itself
+        __builtin_prefetch(row + plane[c] + x + ahead);
       }
       transpose(block);
 #pragma GCC unroll 16
@@ -195,6 +197,34 @@ DETOPS_HD void for_each_bin_row(const Maps<T>& regions, const Row& row) {
     for (int64_t y = 0; y < regions.height; ++y) row(y * regions.row_stride, y * regions.width, regions.width);
   }
 }
+// Copies past the caches what is too large for them anyway, if `to` begins a line of memory.
+template <typename V>
+DETOPS_HD void copy_bytes(char* to, const char* from, int64_t bytes, [[maybe_unused]] bool past_caches) {
+#if DETOPS_X86
+  if constexpr (sizeof(V) >= 32) {
+    using F = typename VecOf<float, sizeof(V)>::type;
+    if (past_caches && reinterpret_cast<uintptr_t>(to) % 64 == 0 && bytes % 64 == 0) {
+      for (int64_t i = 0; i < bytes; i += sizeof(V)) {
+        const F part = load<F>(reinterpret_cast<const float*>(from + i));
+        if constexpr (sizeof(V) == 64) {
+          __builtin_ia32_movntps512(reinterpret_cast<float*>(to + i), part);
+        } else {
+          __builtin_ia32_movntps256(reinterpret_cast<float*>(to + i), part);
+        }
+      }
+      return;
+    }
+  }
+#endif
+  std::memcpy(to, from, bytes);
+}
+// After such copies, before another thread is told of them.
+DETOPS_HD void finish_copies() {
+#if DETOPS_X86
+  __builtin_ia32_sfence();
+#endif
+}
+
 // `stage` has room for the bins once more.
 template <typename V, typename T>
 DETOPS_HD void store_bins(const Maps<T>& regions, int64_t region, int64_t channel, int64_t channels, const V* bins,
@@ -214,9 +244,11 @@ DETOPS_HD void store_bins(const Maps<T>& regions, int64_t region, int64_t channe
   });
 }
 template <typename V, typename T>
-DETOPS_HD void load_bins(const Maps<const T>& regions, int64_t region, int64_t channel, int64_t channels, V* bins) {
+DETOPS_HD void load_bins(const Maps<const T>& regions, int64_t region, int64_t next, int64_t channel, int64_t channels,
+                         V* bins) {
   for_each_bin_row<V>(regions, [&](int64_t offset, int64_t first, int64_t count) DETOPS_INLINE {
-    pack_row<V, T>(regions, regions.at(region, channel) + offset, channels, 0, count, bins + first);
+    pack_row<V, T>(regions, regions.at(region, channel) + offset, channels, 0, count, bins + first,
+                   (next - region) * regions.stride);
   });
 }
 }  // namespace detops

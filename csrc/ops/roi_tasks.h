@@ -180,7 +180,8 @@ DETOPS_HD void pack_until(const Maps<const T>& input, const Task& task, Band ban
   const T* plane = input.at(task.group.image, task.channel);
   for (packed = std::max(packed, band.begin); packed < band.end; ++packed) {
     task.touched->for_each_run(packed, [&](int64_t begin, int64_t end, bool touched) DETOPS_INLINE {
-      if (touched) pack_row<V, T>(input, plane + packed * input.row_stride, channels, begin, end, slab[packed]);
+      if (touched)
+        pack_row<V, T>(input, plane + packed * input.row_stride, channels, begin, end, slab[packed], input.row_stride);
     });
   }
 }
@@ -199,6 +200,7 @@ DETOPS_HD void pool_direct(const Regions& regions, const Maps<const T>& input, c
       store_bins<V>(output, roi, c, kLanes, bins, bins + output.height * output.width);
     }
   }
+  finish_copies();
 }
 
 // One vector of channels through a slab.
@@ -215,6 +217,7 @@ DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, c
     regions.template pool<V>(roi, map, sums, bins);
     store_bins<V>(output, roi, task.channel, channels, bins, bins + output.height * output.width);
   }
+  finish_copies();
 }
 
 // output[k] = the bins of region k. Every region's image must be one of the input.
@@ -293,7 +296,8 @@ DETOPS_HD void add_regions(const Regions& regions, const Maps<const T>& grad, co
       });
     }
     if constexpr (Regions::kReadsInput) pack_until<V>(input, task, rows, input_slab, packed);
-    load_bins<V, T>(grad, roi, task.channel, channels, bins);
+    const int64_t next = regions.order.rois[std::min(i + 1, task.group.end - 1)];
+    load_bins<V, T>(grad, roi, next, task.channel, channels, bins);
     regions.template add<V>(roi, band, input_slab, sums, bins, slab);
   }
   finish_until(band.end);
