@@ -197,34 +197,6 @@ DETOPS_HD void for_each_bin_row(const Maps<T>& regions, const Row& row) {
     for (int64_t y = 0; y < regions.height; ++y) row(y * regions.row_stride, y * regions.width, regions.width);
   }
 }
-// Copies past the caches what is too large for them anyway, if `to` begins a line of memory.
-template <typename V>
-DETOPS_HD void copy_bytes(char* to, const char* from, int64_t bytes, [[maybe_unused]] bool past_caches) {
-#if DETOPS_X86
-  if constexpr (sizeof(V) >= 32) {
-    using F = typename VecOf<float, sizeof(V)>::type;
-    if (past_caches && reinterpret_cast<uintptr_t>(to) % 64 == 0 && bytes % 64 == 0) {
-      for (int64_t i = 0; i < bytes; i += sizeof(V)) {
-        const F part = load<F>(reinterpret_cast<const float*>(from + i));
-        if constexpr (sizeof(V) == 64) {
-          __builtin_ia32_movntps512(reinterpret_cast<float*>(to + i), part);
-        } else {
-          __builtin_ia32_movntps256(reinterpret_cast<float*>(to + i), part);
-        }
-      }
-      return;
-    }
-  }
-#endif
-  std::memcpy(to, from, bytes);
-}
-// After such copies, before another thread is told of them.
-DETOPS_HD void finish_copies() {
-#if DETOPS_X86
-  __builtin_ia32_sfence();
-#endif
-}
-
 // `stage` has room for the bins once more.
 template <typename V, typename T>
 DETOPS_HD void store_bins(const Maps<T>& regions, int64_t region, int64_t channel, int64_t channels, const V* bins,

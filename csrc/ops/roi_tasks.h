@@ -200,7 +200,6 @@ DETOPS_HD void pool_direct(const Regions& regions, const Maps<const T>& input, c
       store_bins<V>(output, roi, c, kLanes, bins, bins + output.height * output.width);
     }
   }
-  finish_copies();
 }
 
 // One vector of channels through a slab.
@@ -217,7 +216,6 @@ DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, c
     regions.template pool<V>(roi, map, sums, bins);
     store_bins<V>(output, roi, task.channel, channels, bins, bins + output.height * output.width);
   }
-  finish_copies();
 }
 
 // output[k] = the bins of region k. Every region's image must be one of the input.
