@@ -12,4 +12,8 @@ from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
 from .nms import nms_padded as nms_padded
+from .roi_align import RoIAlign as RoIAlign
+from .roi_align import roi_align as roi_align
+from .roi_pool import RoIPool as RoIPool
+from .roi_pool import roi_pool as roi_pool
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss

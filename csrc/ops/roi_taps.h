@@ -1,0 +1,155 @@
+// RoIAlign as two small matrices per region, one an axis: which pixels each bin reads, with which weights. Samples that
+// meet in a pixel are merged, so that a bin of 2 x 2 samples costs 3 + 3 products a row and column, not 16.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "../math/roi.h"
+
+namespace detops {
+// Output i is the sum of weights[k] * input[first + k]. Inputs are positions in the list of touched pixels; or, the
+// other way round for the gradient, outputs are, and inputs are bins.
+struct Taps {
+  int32_t first, count;
+  int64_t weights;
+};
+
+// One axis of one region.
+template <typename A>
+struct AxisTaps {
+  const int32_t* pixels;  // touched, ascending
+  int64_t num_pixels;
+  const Taps* outputs;
+  const A* weights;
+
+  bool empty() const { return num_pixels == 0; }
+  int64_t first_pixel() const { return pixels[0]; }
+  int64_t last_pixel() const { return pixels[num_pixels - 1]; }
+};
+
+// One axis of all regions.
+template <typename A>
+class RoiTaps {
+ public:
+  RoiTaps(int64_t num_rois, int64_t bins, int64_t size) : bins_(bins), size_(size) {
+    starts_.reserve(num_rois + 1);
+    starts_.push_back({0, 0});
+    taps_.reserve(num_rois * bins);
+    weights_.reserve(num_rois * bins * 4);
+    pixels_.reserve(num_rois * bins * 3);
+  }
+
+  template <typename G>
+  void add_bins(const RoiAlignAxis<G>& axis) {
+    const G share = G(1) / static_cast<G>(axis.samples);
+    const bool reversed = axis.bin < G(0);
+    const auto first_taps = static_cast<int64_t>(taps_.size());
+    const auto first_pixel = static_cast<int64_t>(pixels_.size());
+    G previous = G(-1);
+    taps_.resize(first_taps + bins_);
+    for (int64_t b = 0; b < bins_; ++b) {  // in the order in which samples ascend
+      const int64_t bin = reversed ? bins_ - 1 - b : b;
+      Taps& taps = taps_[first_taps + bin];
+      taps = {0, 0, static_cast<int64_t>(weights_.size())};
+      constexpr int64_t kFew = 8;
+      SampleRange range{0, axis.samples};
+      if (axis.samples > kFew && !reversed) range = samples_on_map(axis, bin, size_);
+      for (int64_t s = range.begin; s < range.end; ++s) {
+        const G position = sample_position(axis, bin, reversed ? axis.samples - 1 - s : s);
+        if (!is_on_map(position, size_)) continue;
+        previous = max(previous, position);  // where samples are closer than rounding errors, order must hold
+        const BilinearTaps<G> sample = bilinear_taps(previous, size_);
+        add(taps, first_pixel, sample.low, static_cast<A>(sample.low_weight * share));
+        add(taps, first_pixel, sample.high, static_cast<A>(sample.high_weight * share));
+      }
+    }
+    starts_.push_back({static_cast<int64_t>(pixels_.size()), static_cast<int64_t>(taps_.size())});
+  }
+
+  AxisTaps<A> operator[](int64_t roi) const {
+    const Start& start = starts_[roi];
+    return {pixels_.data() + start.pixels, starts_[roi + 1].pixels - start.pixels, taps_.data() + start.taps,
+            weights_.data()};
+  }
+
+  // The transposed matrices: outputs are the touched pixels, inputs the bins.
+  RoiTaps transposed() const {
+    RoiTaps result(0, bins_, size_);
+    const auto num_rois = static_cast<int64_t>(starts_.size()) - 1;
+    result.starts_.reserve(num_rois + 1);
+    result.pixels_ = pixels_;
+    result.taps_.reserve(pixels_.size());
+    result.weights_.resize(weights_.size());
+    int64_t used = 0;
+    for (int64_t roi = 0; roi < num_rois; ++roi) {
+      const AxisTaps<A> axis = (*this)[roi];
+      const auto begin = static_cast<int64_t>(result.taps_.size());
+      result.taps_.resize(begin + axis.num_pixels, Taps{0, 0, 0});
+      Taps* by_pixel = result.taps_.data() + begin;
+      for (int64_t bin = 0; bin < bins_; ++bin) {
+        const Taps& taps = axis.outputs[bin];
+        for (int64_t i = taps.first; i < taps.first + taps.count; ++i) {
+          if (by_pixel[i].count++ == 0) by_pixel[i].first = static_cast<int32_t>(bin);
+        }
+      }
+      for (int64_t i = 0; i < axis.num_pixels; ++i) {
+        by_pixel[i].weights = used;
+        used += by_pixel[i].count;
+      }
+      for (int64_t bin = 0; bin < bins_; ++bin) {
+        const Taps& taps = axis.outputs[bin];
+        for (int64_t k = 0; k < taps.count; ++k) {
+          const Taps& to = by_pixel[taps.first + k];
+          result.weights_[to.weights + bin - to.first] = axis.weights[taps.weights + k];
+        }
+      }
+      result.starts_.push_back({starts_[roi + 1].pixels, static_cast<int64_t>(result.taps_.size())});
+    }
+    return result;
+  }
+
+  // Of the pixels that any region touches: how many, and from the first to the last.
+  int64_t most_pixels() const {
+    int64_t most = 0;
+    for (size_t i = 1; i < starts_.size(); ++i) most = std::max(most, starts_[i].pixels - starts_[i - 1].pixels);
+    return most;
+  }
+  int64_t longest_span() const {
+    int64_t longest = 0;
+    for (int64_t roi = 0; roi + 1 < static_cast<int64_t>(starts_.size()); ++roi) {
+      const AxisTaps<A> axis = (*this)[roi];
+      if (!axis.empty()) longest = std::max(longest, axis.last_pixel() - axis.first_pixel() + 1);
+    }
+    return longest;
+  }
+
+ private:
+  struct Start {
+    int64_t pixels, taps;
+  };
+
+  // Samples ascend, so that a pixel is the last one touched, the one before it, or new.
+  void add(Taps& taps, int64_t first_pixel, int64_t pixel, A weight) {
+    const auto end = static_cast<int64_t>(pixels_.size());
+    int64_t position = end - first_pixel;
+    if (end == first_pixel || pixel > pixels_.back()) {
+      pixels_.push_back(static_cast<int32_t>(pixel));
+    } else {
+      position -= 1 + pixels_.back() - pixel;
+    }
+    if (taps.count == 0) taps.first = static_cast<int32_t>(position);
+    if (position - taps.first == taps.count) {
+      weights_.push_back(weight);
+      ++taps.count;
+    } else {
+      weights_[taps.weights + position - taps.first] += weight;
+    }
+  }
+
+  int64_t bins_, size_;
+  std::vector<Start> starts_;
+  std::vector<int32_t> pixels_;
+  std::vector<Taps> taps_;
+  std::vector<A> weights_;
+};
+}  // namespace detops

@@ -1,0 +1,347 @@
+// How CPU kernels go over regions: image by image and vector of channels by vector of channels, down the image. Where
+// channels lie apart they are packed into a slab of interleaved ones: only what the regions touch, row by row, when the
+// first region needs it, into a ring of rows that stays in the cache.
+#pragma once
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "../core/parallel.h"
+#include "roi_maps.h"
+#include "rois.h"
+
+namespace detops {
+// How many numbers the vectors of the active instruction set hold.
+template <typename A>
+int64_t active_lanes() {
+  switch (active_instruction_set) {
+    case InstructionSet::kAvx512:
+      return lanes<Avx512, A>;
+    case InstructionSet::kAvx2:
+      return lanes<Avx2, A>;
+    default:
+      return lanes<Baseline, A>;
+  }
+}
+
+// Memory that no constructor runs over, aligned to a cache line.
+template <typename V>
+class Scratch {
+ public:
+  explicit Scratch(int64_t size = 0) {
+    if (size <= 0) return;
+    data_.reset(static_cast<V*>(std::aligned_alloc(64, (size * sizeof(V) + 63) / 64 * 64)));
+    if (!data_) throw std::bad_alloc();
+  }
+  V* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(V* p) const { std::free(p); }
+  };
+  std::unique_ptr<V, Free> data_;
+};
+
+// Rows of a map, or of a slab that holds as many of them as the mask has values, each where an earlier one was.
+template <typename T>
+struct Rows {
+  T* data;
+  int64_t stride, pixel_stride, mask;
+
+  DETOPS_HD T* operator[](int64_t y) const { return data + (y & mask) * stride; }
+};
+constexpr int64_t kAllRows = -1;
+
+// Runs terms(k0, count) with `count`, a constant, up to 4 of the terms [0, n), until all are done.
+template <typename Terms>
+DETOPS_HD void in_fours(int64_t n, const Terms& terms) {
+  int64_t k = 0;
+  for (; n - k > 4; k += 4) terms(k, std::integral_constant<int, 4>());
+  switch (n - k) {
+    case 1:
+      return terms(k, std::integral_constant<int, 1>());
+    case 2:
+      return terms(k, std::integral_constant<int, 2>());
+    case 3:
+      return terms(k, std::integral_constant<int, 3>());
+    case 4:
+      return terms(k, std::integral_constant<int, 4>());
+  }
+}
+
+struct Band {
+  int64_t begin, end;  // rows
+};
+
+// The pixels that some region of an image touches: per row a bit for each block of columns, at most 64 of them.
+class TouchedPixels {
+ public:
+  TouchedPixels(int64_t height, int64_t width)
+      : block_(((width + 63) / 64 + 15) / 16 * 16), width_(width), rows_(height) {}
+
+  // The bits of columns first to last, both included.
+  uint64_t blocks(int64_t first, int64_t last) const {
+    return ~uint64_t{0} >> (63 - last / block_) & ~uint64_t{0} << (first / block_);
+  }
+  void add(int64_t row, uint64_t blocks) { rows_[row] |= blocks; }
+
+  // Calls fn(begin, end, touched) for the runs of columns, touched and untouched, that a row falls into.
+  template <typename Fn>
+  DETOPS_HD void for_each_run(int64_t row, const Fn& fn) const {
+    const uint64_t blocks = rows_[row];
+    for (int64_t begin = 0; begin < width_;) {
+      const int64_t block = begin / block_;
+      const bool touched = blocks >> block & 1;
+      const uint64_t others = (touched ? ~blocks : blocks) >> block;
+      const int64_t run = others == 0 ? 64 - block : __builtin_ctzll(others);
+      const int64_t end = std::min(width_, (block + run) * block_);
+      fn(begin, end, touched);
+      begin = end;
+    }
+  }
+
+ private:
+  int64_t block_, width_;
+  std::vector<uint64_t> rows_;
+};
+
+// Runs task(index, worker) for every index, workers in parallel; what a worker needs is made before.
+template <typename Task>
+void run_tasks(int64_t tasks, int64_t workers, const Task& task) {
+  std::atomic<int64_t> next{0};
+  parallel_for(workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker) {
+      for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) task(i, worker);
+    }
+  });
+}
+
+// How many threads it is worth to pool regions of so many channels into so many bins.
+inline int64_t workers_for(int64_t rois, int64_t channels, int64_t bins) {
+  constexpr double kNanosecondsPerBin = 0.1, kWorthwhile = 250e3;
+  const double work = kNanosecondsPerBin * static_cast<double>(rois) * static_cast<double>(channels * bins);
+  return std::clamp<int64_t>(static_cast<int64_t>(work / kWorthwhile), 1, num_threads());
+}
+
+// Channels go through vectors of `lanes`, or one by one where these would be mostly empty or their slab too large.
+struct Arrangement {
+  int64_t lanes, slab_rows;
+  bool packed;
+};
+
+template <typename A>
+Arrangement arrange(int64_t channels, int64_t width, int64_t longest_span, bool interleaved) {
+  constexpr int64_t kFewChannels = 2, kLargestSlab = int64_t{512} << 20;
+  const int64_t lanes = active_lanes<A>();
+  int64_t slab_rows = 1;
+  while (slab_rows < longest_span) slab_rows *= 2;
+  if (channels <= kFewChannels || slab_rows * width * lanes > kLargestSlab / static_cast<int64_t>(sizeof(A))) {
+    return {1, slab_rows, false};
+  }
+  return {lanes, slab_rows, !(interleaved && channels >= lanes)};
+}
+
+// Regions of one image, in one vector of channels (or all of them), in a band of rows.
+struct Task {
+  RoiGroup group;
+  int64_t channel;
+  Band band;
+  const TouchedPixels* touched;
+};
+
+// What a kernel tells of its regions, Regions below:
+//   order            a RoiOrder by first row
+//   rows(k)          the rows that region k touches, as a Band; empty if none
+//   longest_span()   of such bands
+//   touch(k, pixels) marks what region k touches
+//   sums()           how many vectors of working space pool() and add() need
+//   pool<V>(k, rows, sums, bins)          the bins (PH, PW) of region k from the rows of a map
+//   add<V>(k, band, input, sums, bins, slab)  the gradient of that: bins' gradients into rows of a slab; `input` are
+//   rows
+//                                             of the map if kReadsInput
+template <typename Regions>
+std::vector<TouchedPixels> touched_pixels(const Regions& regions, const std::vector<RoiGroup>& groups, int64_t height,
+                                          int64_t width) {
+  std::vector<TouchedPixels> result(groups.size(), TouchedPixels(height, width));
+  for (size_t g = 0; g < groups.size(); ++g) {
+    for (int64_t i = groups[g].begin; i < groups[g].end; ++i) regions.touch(regions.order.rois[i], result[g]);
+  }
+  return result;
+}
+
+// Packs rows up to where a band ends that are not yet.
+template <typename V, typename T>
+DETOPS_HD void pack_until(const Maps<const T>& input, const Task& task, Band band, const Rows<V>& slab,
+                          int64_t& packed) {
+  const int64_t channels = std::min(kChannels<V>, input.channels - task.channel);
+  const T* plane = input.at(task.group.image, task.channel);
+  for (packed = std::max(packed, band.begin); packed < band.end; ++packed) {
+    task.touched->for_each_run(packed, [&](int64_t begin, int64_t end, bool touched) DETOPS_INLINE {
+      if (touched)
+        pack_row<V, T>(input, plane + packed * input.row_stride, channels, begin, end, slab[packed], input.row_stride);
+    });
+  }
+}
+
+// Regions straight from the map, all channels.
+template <typename V, typename T, typename Regions>
+DETOPS_HD void pool_direct(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
+                           V* sums, V* bins) {
+  constexpr int64_t kLanes = kChannels<V>;
+  for (int64_t i = task.group.begin; i < task.group.end; ++i) {
+    const int64_t roi = regions.order.rois[i];
+    for (int64_t next = 0; next < input.channels; next += kLanes) {
+      const int64_t c = std::min(next, input.channels - kLanes);
+      const Rows<const T> map{input.at(task.group.image, c), input.row_stride, input.pixel_stride, kAllRows};
+      regions.template pool<V>(roi, map, sums, bins);
+      store_bins<V>(output, roi, c, kLanes, bins, bins + output.height * output.width);
+    }
+  }
+}
+
+// One vector of channels through a slab.
+template <typename V, typename A, typename T, typename Regions>
+DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
+                           V* sums, V* bins, const Rows<V>& slab) {
+  constexpr int64_t kLanes = kChannels<V>;
+  const int64_t channels = std::min(kLanes, input.channels - task.channel);
+  const Rows<const A> map{reinterpret_cast<const A*>(slab.data), slab.stride * kLanes, kLanes, slab.mask};
+  int64_t packed = 0;
+  for (int64_t i = task.group.begin; i < task.group.end; ++i) {
+    const int64_t roi = regions.order.rois[i];
+    pack_until<V>(input, task, regions.rows(roi), slab, packed);
+    regions.template pool<V>(roi, map, sums, bins);
+    store_bins<V>(output, roi, task.channel, channels, bins, bins + output.height * output.width);
+  }
+}
+
+// output[k] = the bins of region k. Every region's image must be one of the input.
+template <typename A, typename T, typename Regions>
+void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps<T>& output) {
+  const Arrangement by = arrange<A>(input.channels, input.width, regions.longest_span(), input.interleaved());
+  const int64_t workers = workers_for(output.size, output.channels, output.height * output.width);
+  const std::vector<RoiGroup>& groups = regions.order.groups;
+  std::vector<TouchedPixels> touched;
+  if (by.packed) touched = touched_pixels(regions, groups, input.height, input.width);
+  std::vector<Task> tasks;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const int64_t rois = groups[g].end - groups[g].begin;
+    const int64_t vectors = by.packed ? (input.channels + by.lanes - 1) / by.lanes : 1;
+    // Enough tasks for all workers; a part of the regions of its own packs some rows once more.
+    const int64_t parts = by.packed ? (workers + vectors - 1) / vectors : workers == 1 ? 1 : (rois + 15) / 16;
+    for (int64_t part = 0; part < parts; ++part) {
+      const RoiGroup some{groups[g].image, groups[g].begin + rois * part / parts,
+                          groups[g].begin + rois * (part + 1) / parts};
+      for (int64_t vector = 0; vector < vectors; ++vector) {
+        tasks.push_back({some, vector * by.lanes, {}, by.packed ? &touched[g] : nullptr});
+      }
+    }
+  }
+  const int64_t bins = 2 * output.height * output.width, slab = by.packed ? by.slab_rows * input.width : 0;
+  const int64_t needed = (regions.sums() + bins + slab) * by.lanes;
+  std::vector<Scratch<A>> scratch(workers);
+  for (Scratch<A>& memory : scratch) memory = Scratch<A>(needed);
+  run_tasks(static_cast<int64_t>(tasks.size()), workers, [&](int64_t i, int64_t worker) {
+    A* memory = scratch[worker].get();
+    simd_fused([&](auto isa) DETOPS_INLINE {
+      using V = Vec<decltype(isa), A>;
+      V* sums = reinterpret_cast<V*>(memory);
+      if (by.lanes == 1) {
+        pool_direct<A>(regions, input, output, tasks[i], memory, memory + regions.sums());
+      } else if (by.packed) {
+        const Rows<V> slab{sums + regions.sums() + bins, input.width, 1, by.slab_rows - 1};
+        pool_packed<V, A>(regions, input, output, tasks[i], sums, sums + regions.sums(), slab);
+      } else {
+        pool_direct<V>(regions, input, output, tasks[i], sums, sums + regions.sums());
+      }
+    });
+  });
+}
+
+// Gradient of one vector of channels in a band of rows. A row of the slab is cleared before the first region that adds
+// to it and moved out when the next region lies below.
+template <typename V, typename T, typename Regions>
+DETOPS_HD void add_regions(const Regions& regions, const Maps<const T>& grad, const Maps<const T>& input,
+                           const Maps<T>& output, const Task& task, V* sums, V* bins, const Rows<V>& slab,
+                           const Rows<V>& input_slab) {
+  const int64_t channels = std::min(kChannels<V>, output.channels - task.channel);
+  const Band band = task.band;
+  T* plane = output.at(task.group.image, task.channel);
+  int64_t cleared = band.begin, finished = band.begin, packed = 0;
+  const auto finish_until = [&](int64_t end) DETOPS_INLINE {
+    for (; finished < end; ++finished) {
+      T* row = plane + finished * output.row_stride;
+      task.touched->for_each_run(finished, [&](int64_t begin, int64_t last, bool touched) DETOPS_INLINE {
+        if (touched) {
+          unpack_row<V, T>(output, row, channels, begin, last, slab[finished]);
+        } else {
+          zero_row(output, row, channels, begin, last);
+        }
+      });
+    }
+  };
+  for (int64_t i = task.group.begin; i < task.group.end; ++i) {
+    const int64_t roi = regions.order.rois[i];
+    const Band rows = regions.rows(roi);
+    if (rows.begin >= rows.end || rows.end <= band.begin || rows.begin >= band.end) continue;
+    finish_until(rows.begin);
+    for (cleared = std::max(cleared, rows.begin); cleared < std::min(rows.end, band.end); ++cleared) {
+      task.touched->for_each_run(cleared, [&](int64_t begin, int64_t end, bool touched) DETOPS_INLINE {
+        if (touched) std::fill(slab[cleared] + begin, slab[cleared] + end, V{});
+      });
+    }
+    if constexpr (Regions::kReadsInput) pack_until<V>(input, task, rows, input_slab, packed);
+    const int64_t next = regions.order.rois[std::min(i + 1, task.group.end - 1)];
+    load_bins<V, T>(grad, roi, next, task.channel, channels, bins);
+    regions.template add<V>(roi, band, input_slab, sums, bins, slab);
+  }
+  finish_until(band.end);
+}
+
+// output = the gradient of the input, zeros included. Each task owns its part of it: no atomics, and sums in the order
+// of the regions whatever the number of threads.
+template <typename A, typename T, typename Regions>
+void backpropagate_regions(const Regions& regions, const Maps<const T>& grad, const Maps<const T>& input,
+                           const Maps<T>& output) {
+  const Arrangement by = arrange<A>(output.channels, output.width, regions.longest_span(), false);
+  const int64_t vectors = (output.channels + by.lanes - 1) / by.lanes;
+  const int64_t workers = workers_for(grad.size + 1, grad.channels, 2 * grad.height * grad.width);
+  const int64_t bands =
+      workers == 1 ? 1 : std::min((workers + output.size * vectors - 1) / (output.size * vectors), output.height);
+  std::vector<RoiGroup> groups(output.size);
+  for (int64_t image = 0; image < output.size; ++image) groups[image] = {image, 0, 0};
+  for (const RoiGroup& group : regions.order.groups) groups[group.image] = group;
+  const std::vector<TouchedPixels> touched = touched_pixels(regions, groups, output.height, output.width);
+  std::vector<Task> tasks;
+  for (int64_t image = 0; image < output.size; ++image) {
+    for (int64_t band = 0; band < bands; ++band) {
+      const Band rows{output.height * band / bands, output.height * (band + 1) / bands};
+      for (int64_t vector = 0; vector < vectors; ++vector) {
+        tasks.push_back({groups[image], vector * by.lanes, rows, &touched[image]});
+      }
+    }
+  }
+  const int64_t slab = by.slab_rows * output.width, bins = grad.height * grad.width;
+  const int64_t needed = (regions.sums() + bins + slab * (Regions::kReadsInput ? 2 : 1)) * by.lanes;
+  std::vector<Scratch<A>> scratch(workers);
+  for (Scratch<A>& memory : scratch) memory = Scratch<A>(needed);
+  run_tasks(static_cast<int64_t>(tasks.size()), workers, [&](int64_t i, int64_t worker) {
+    const auto run = [&](auto* sums) DETOPS_INLINE {
+      using V = std::decay_t<decltype(*sums)>;
+      const Rows<V> rows{sums + regions.sums() + bins, output.width, 1, by.slab_rows - 1};
+      const Rows<V> input_rows{rows.data + (Regions::kReadsInput ? slab : 0), output.width, 1, by.slab_rows - 1};
+      add_regions<V, T>(regions, grad, input, output, tasks[i], sums, sums + regions.sums(), rows, input_rows);
+    };
+    simd_fused([&](auto isa) DETOPS_INLINE {
+      if (by.lanes == 1) {
+        run(scratch[worker].get());
+      } else {
+        run(reinterpret_cast<Vec<decltype(isa), A>*>(scratch[worker].get()));
+      }
+    });
+  });
+}
+}  // namespace detops

@@ -1,0 +1,78 @@
+// Regions (K, 5) for the CPU kernels: read, checked, and put in the order in which they come down each image.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "../core/tensor.h"
+#include "../math/box.h"
+
+namespace detops {
+template <typename G>
+struct Roi {
+  int64_t image;
+  Box<G> box;  // in image pixels
+};
+
+// What every operator over regions asks of its arguments, on any device.
+inline void check_rois(const char* op, const char* maps_name, const Tensor& maps, const Tensor& rois) {
+  check_floating(op, "rois", rois);
+  check_shape(op, "rois", rois, {kAny, 5});
+  check_same_device(op, maps_name, maps, "rois", rois);
+}
+inline void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width) {
+  if (pooled_height <= 0) fail(op, "expected pooled_height of at least 1, got ", pooled_height);
+  if (pooled_width <= 0) fail(op, "expected pooled_width of at least 1, got ", pooled_width);
+}
+
+// Fails on an image index outside [0, images); a fraction is cut off.
+template <typename G>
+std::vector<Roi<G>> read_rois(const char* op, const Tensor& rois, int64_t images) {
+  std::vector<Roi<G>> result(rois.size(0));
+  dispatch_floating(op, rois, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const T* row = data<T>(rois);
+    const int64_t row_stride = rois.stride(0), stride = rois.stride(1);
+    for (size_t k = 0; k < result.size(); ++k, row += row_stride) {
+      const auto value = [&](int64_t column) { return static_cast<G>(row[column * stride]); };
+      const G image = value(0);
+      if (!(image > G(-1) && image < static_cast<G>(images))) {
+        fail(op, "expected rois[:, 0] from 0 to ", images - 1, ", got ", image, " in row ", k);
+      }
+      result[k] = {static_cast<int64_t>(image), {value(1), value(2), value(3), value(4)}};
+    }
+  });
+  return result;
+}
+
+// Consecutive regions of one image, as positions in an order.
+struct RoiGroup {
+  int64_t image, begin, end;
+};
+
+// Sorted by image, then by `row(k)`, the first row that region k touches: neighbours share what is in the cache.
+struct RoiOrder {
+  std::vector<int64_t> rois;
+  std::vector<RoiGroup> groups;
+
+  template <typename Image, typename Row>
+  RoiOrder(int64_t num_rois, const Image& image, const Row& row) {
+    struct Key {
+      int64_t image, row, roi;
+      bool operator<(const Key& other) const {
+        return image != other.image ? image < other.image : row != other.row ? row < other.row : roi < other.roi;
+      }
+    };
+    std::vector<Key> keys(num_rois);
+    for (int64_t k = 0; k < num_rois; ++k) keys[k] = {image(k), row(k), k};
+    std::sort(keys.begin(), keys.end());
+    rois.reserve(num_rois);
+    for (const Key& key : keys) {
+      const auto position = static_cast<int64_t>(rois.size());
+      if (groups.empty() || groups.back().image != key.image) groups.push_back({key.image, position, position});
+      rois.push_back(key.roi);
+      groups.back().end = position + 1;
+    }
+  }
+};
+}  // namespace detops

@@ -1,0 +1,59 @@
+"""What the operators over regions share: arguments, checks for fake kernels, layouts of results."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _checks
+
+
+def to_rois(op: str, boxes: Tensor | Sequence[Tensor]) -> Tensor:
+    """Boxes as the caller gave them, (K, 5) or per image a tensor (L_i, 4), as (K, 5)."""
+    if isinstance(boxes, Tensor):
+        return boxes
+    for i, of_image in enumerate(boxes):
+        _checks.check_shape(op, f"boxes[{i}]", of_image, (None, 4))
+    if not boxes:
+        _checks.fail(op, "expected boxes of at least one image, got an empty list")
+    dtype = torch.float64 if any(b.dtype == torch.float64 for b in boxes) else torch.float32
+    images = [b.new_full((b.shape[0], 1), i, dtype=dtype) for i, b in enumerate(boxes)]
+    return torch.cat([torch.cat(images), torch.cat([b.to(dtype) for b in boxes])], dim=1)
+
+
+def pair(op: str, output_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from a number for both, or the two."""
+    if isinstance(output_size, int | torch.SymInt):
+        return output_size, output_size
+    if len(output_size) == 1:
+        return output_size[0], output_size[0]
+    if len(output_size) != 2:
+        _checks.fail(op, f"expected output_size of one or two numbers, got {tuple(output_size)}")
+    return output_size[0], output_size[1]
+
+
+def check(op: str, name: str, maps: Tensor, rois: Tensor, pooled_height: int, pooled_width: int) -> None:
+    """Raise what the host functions raise, apart from the values of ``rois``."""
+    _checks.check_floating(op, name, maps)
+    if name == "input":
+        _checks.check_shape(op, "input", maps, (None, None, None, None))
+    _checks.check_floating(op, "rois", rois)
+    _checks.check_shape(op, "rois", rois, (None, 5))
+    _checks.check_same_device(op, name, maps, "rois", rois)
+    if pooled_height <= 0:
+        _checks.fail(op, f"expected pooled_height of at least 1, got {pooled_height}")
+    if pooled_width <= 0:
+        _checks.fail(op, f"expected pooled_width of at least 1, got {pooled_width}")
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether a pixel's channels are side by side in memory."""
+    return bool(maps.stride(1) == 1 and maps.stride(3) != 1)
+
+
+def new_maps(like: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
+    """Uninitialised (N, C, H, W), contiguous or channels_last."""
+    if not channels_last:
+        return like.new_empty(sizes)
+    n, c, h, w = sizes
+    return like.new_empty_strided((n, c, h, w), (h * w * c, 1, w * c, c))
