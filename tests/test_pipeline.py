@@ -44,7 +44,7 @@ def loss(features: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> Ten
     matches, _ = match_boxes(objects, boxes, 0.5, 0.5, allow_low_quality_matches=True)
     pooled = roi_align(features, [boxes], 7, 0.25, 2).mean(dim=(2, 3))[:, :4]
     target = objects[matches.clamp(min=0)] / 100
-    return smooth_l1_loss(pooled, target, weight=(matches >= 0).unsqueeze(1)) + box_iou(objects, boxes).mean()
+    return smooth_l1_loss(pooled, target, weight=(matches >= 0).float().unsqueeze(1)) + box_iou(objects, boxes).mean()
 
 
 @pytest.mark.slow
