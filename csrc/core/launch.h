@@ -66,6 +66,12 @@ void launch(const char* op, void (*kernel)(Args), const Grid& grid, void* stream
   check_launch(op, cudaLaunchKernelEx(&config, kernel, args));
 }
 
+// Zeros, once the kernels launched before are done.
+inline void clear(const char* op, void* data, int64_t bytes, void* stream) {
+  if (bytes == 0) return;
+  check_launch(op, cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream)));
+}
+
 // ---- Inside a kernel -----------------------------------------------------------------------------------------------
 
 // The launch's shared_bytes, aligned to 16.

@@ -324,19 +324,37 @@ std::tuple<Tensor, Tensor> match_host(const std::vector<Tensor>& gt_boxes, const
   const auto run = [&](auto accumulator, auto output) {
     using A = typename decltype(accumulator)::type;
     using Out = typename decltype(output)::type;
-    std::vector<Image<A, Out>> places;
-    places.reserve(images);
-    int64_t offset = 0;
-    for (int64_t i = 0; i < images; ++i) {
-      Thresholds<A> thresholds{static_cast<Out>(high_threshold), static_cast<Out>(low_threshold)};  // as torch compares
-      if (gt_boxes[i].size(0) == 0) thresholds.high = thresholds.low = std::numeric_limits<A>::infinity();
-      places.push_back({{BoxColumns<A>(BoxView(gt_boxes[i]))},
-                        thresholds,
-                        mutable_data<int64_t>(matches) + offset,
-                        mutable_data<Out>(ious) + offset});
-      offset += boxes[shared ? 0 : i].size(0);
-    }
-    match_cpu(groups, places, low_quality);
+    int64_t* to_matches = mutable_data<int64_t>(matches);
+    Out* to_ious = mutable_data<Out>(ious);
+    const Out high = static_cast<Out>(high_threshold), low = static_cast<Out>(low_threshold);  // as torch compares
+    dispatch_device(
+        boxes[0],
+        [&] {
+          std::vector<Image<A, Out>> places;
+          places.reserve(images);
+          int64_t first = 0;
+          for (int64_t i = 0; i < images; ++i) {
+            Thresholds<A> thresholds{high, low};
+            if (gt_boxes[i].size(0) == 0) thresholds.high = thresholds.low = std::numeric_limits<A>::infinity();
+            places.push_back({{BoxColumns<A>(BoxView(gt_boxes[i]))}, thresholds, to_matches + first, to_ious + first});
+            first += boxes[shared ? 0 : i].size(0);
+          }
+          match_cpu(groups, places, low_quality);
+        },
+        [&](void* stream) {
+          std::vector<MatchImage> places;
+          places.reserve(images);
+          int64_t first = 0, first_target = 0;
+          for (int64_t i = 0; i < images; ++i) {
+            const Tensor& own = boxes[shared ? 0 : i];
+            places.push_back({BoxView(gt_boxes[i]), BoxView(own), first, first_target});
+            first += own.size(0);
+            first_target += gt_boxes[i].size(0);
+          }
+          Tensor best = new_tensor<1>(boxes[0], {low_quality ? first_target : 0}, dtype);
+          Out* to_best = low_quality ? mutable_data<Out>(best) : nullptr;
+          match_boxes_cuda<A, Out>(places, {to_matches, to_ious, to_best, first_target}, high, low, stream);
+        });
   };
   if (wide) {
     run(Type<double>{}, Type<double>{});

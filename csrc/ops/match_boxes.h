@@ -1,6 +1,9 @@
 // Which ground truth each box answers for, by overlap: Faster R-CNN (arXiv:1506.01497, section 3.1.2).
 #pragma once
+#include <vector>
+
 #include "../math/box.h"
+#include "raw_boxes.h"
 
 namespace detops {
 // Above 0 if a and b can have an overlap other than 0; a may be the hull of many boxes.
@@ -14,4 +17,23 @@ template <typename V, typename Index>
 DETOPS_HD Index verdict(V overlap, Index gt, V high, V low) {
   return select(overlap < low, constant<Index>(-1), select(overlap < high, constant<Index>(-2), gt));
 }
+
+// ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+struct MatchImage {
+  RawBoxes gt_boxes, boxes;
+  int64_t first, first_target;  // of the image, among the boxes and ground truths of all
+};
+
+template <typename Out>
+struct MatchOutputs {
+  int64_t* matches;
+  Out* ious;
+  Out* best;  // of each ground truth, for low-quality matches; otherwise null
+  int64_t num_targets;
+};
+// Computes in A; the thresholds are numbers of type Out.
+template <typename A, typename Out>
+void match_boxes_cuda(const std::vector<MatchImage>& images, const MatchOutputs<Out>& outputs, Out high, Out low,
+                      void* stream);
 }  // namespace detops

@@ -120,6 +120,10 @@ const char* cudaGetErrorString(cudaError_t status);  // of a failed launch: what
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
   return static_cast<cudaError_t>(emulation::allow_shared(kernel, bytes));
 }
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t size, cudaStream_t) {
+  std::memset(data, value, size);
+  return cudaSuccess;
+}
 template <typename... Parameters, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Args&&... args) {
   auto call = [&] { kernel(Parameters(args)...); };  // every thread has a copy of the parameters
