@@ -39,7 +39,7 @@ DETOPS_D bits_t<Out> bits_of(Out x) {
 }
 
 template <Pass kPass, typename A, typename Out>
-__global__ void __launch_bounds__(kThreads) match_kernel(PassArgs<Out> a) {
+__global__ void __launch_bounds__(kThreads, 4) match_kernel(PassArgs<Out> a) {
   DETOPS_SHARED(targets, Target<A>[kThreads]);
   DETOPS_SHARED(best_of_targets, bits_t<Out>[kThreads]);
   const MatchImage& image = a.images[blockIdx.x % a.num_images];
