@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 4) match_kernel(PassArgs<Out> a) {
       const bool touches = intersection(target.box, box) > 0;
       if (kPass == Pass::kRestore) tied = tied || best_of_targets[j] == 0;  // no box touches it
       if (ballot(touches) == 0) continue;
-      const Out overlap = touches ? static_cast<Out>(overlap_or_nan(target.box, box, target.area, box_area)) : Out(0);
+      const Out overlap = touches ? static_cast<Out>(iou_or_nan(target.box, box, target.area, box_area)) : Out(0);
       if (overlap > best) best = overlap, gt = static_cast<int32_t>(begin) + j;
       if (kPass == Pass::kRestore) tied = tied || (overlap > 0 && bits_of(overlap) == best_of_targets[j]);
       if (kPass == Pass::kMatchAndTrack) {
