@@ -7,10 +7,10 @@
 #include "../core/parallel.h"
 #include "../core/simd.h"
 #include "../core/tensor.h"
+#include "raw_elements.h"
 
 namespace detops {
-constexpr int64_t kPiece = 1024;   // elements read at a time
-constexpr int64_t kMostAxes = 64;  // of a tensor, in torch
+constexpr int64_t kPiece = 1024;  // elements read at a time
 
 inline void check_same_shape(const char* op, const char* a_name, const Tensor& a, const char* b_name, const Tensor& b) {
   bool same = a.dim() == b.dim();
@@ -180,7 +180,7 @@ class Elements {
       return;
     }
     const size_t inner = sizes_.size() - 1;
-    int64_t index[kMostAxes];
+    int64_t index[RawLoop::kMostAxes];
     for (size_t d = sizes_.size(); d-- > 0; begin /= sizes_[d]) index[d] = begin % sizes_[d];
     while (count > 0) {
       const T* row = from;
@@ -214,5 +214,23 @@ DETOPS_HD void write(const A* buffer, int64_t count, Out* out) {
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store(out + i, load<V>(buffer + i));
   for (; i < count; ++i) out[i] = static_cast<Out>(buffer[i]);
+}
+
+// For CUDA.
+inline RawLoop raw_loop(const Loop& loop) {
+  RawLoop raw{loop.size, static_cast<int>(loop.sizes.size()), {}};
+  std::copy(loop.sizes.begin(), loop.sizes.end(), raw.sizes);
+  return raw;
+}
+inline RawElements raw_elements(const Loop& loop, size_t operand, const Tensor& t, ScalarType of_kernel) {
+  RawElements raw{data<char>(t), t.scalar_type(), false, {}};
+  bool flat = true;
+  int64_t step = 1;
+  for (size_t axis = loop.sizes.size(); axis-- > 0; step *= loop.sizes[axis]) {
+    raw.strides[axis] = loop.strides[operand][axis];
+    flat = flat && raw.strides[axis] == step;
+  }
+  raw.in_packs = flat && raw.dtype == of_kernel && reinterpret_cast<uintptr_t>(raw.data) % 16 == 0;
+  return raw;
 }
 }  // namespace detops

@@ -140,6 +140,20 @@ void check(const char* op, const Tensor& input, const Tensor& target, const std:
   if (!(beta >= 0)) fail(op, "expected beta of at least 0, got ", beta);
   if (reduction < 0 || reduction > 2) fail(op, "expected reduction from 0 to 2, got ", reduction);
 }
+
+template <typename A>
+SmoothL1Args<A> arguments(const Loop& loop, const Tensor& input, const Tensor& target,
+                          const std::optional<Tensor>& weight, const Tensor* grad, double beta, Reduction reduction) {
+  const auto raw = [&](size_t operand, const Tensor& t) { return raw_elements(loop, operand, t, input.scalar_type()); };
+  return {raw_loop(loop),
+          raw(0, input),
+          raw(1, target),
+          weight ? raw(2, *weight) : RawElements{},
+          grad != nullptr ? raw(3, *grad) : RawElements{},
+          SmoothL1<A>(beta),
+          reduction == Reduction::kNone,
+          reduction == Reduction::kMean ? static_cast<double>(loop.size) : 1.0};
+}
 }  // namespace
 
 // reduction 0 to 2 as in Reduction. `wide` makes the result of a half-precision input float32.
@@ -154,12 +168,24 @@ Tensor smooth_l1_loss(const Tensor& input, const Tensor& target, const std::opti
   dispatch_floating("smooth_l1_loss", input, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
-    Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
-    if (weight) operands.weight.emplace(loop, 2, *weight);
+    const auto run = [&](auto* to) {
+      dispatch_device(
+          input,
+          [&] {
+            Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
+            if (weight) operands.weight.emplace(loop, 2, *weight);
+            loss_cpu<T>(operands, beta, kind, to);
+          },
+          [&](void* stream) {
+            Tensor sums = new_tensor<1>(input, {smooth_l1_blocks(loop.size)}, ScalarType::Double);
+            smooth_l1_loss_cuda<T>(arguments<A>(loop, input, target, weight, nullptr, beta, kind),
+                                   mutable_data<double>(sums), to, stream);
+          });
+    };
     if (dtype == input.scalar_type()) {
-      loss_cpu<T>(operands, beta, kind, mutable_data<T>(output));
+      run(mutable_data<T>(output));
     } else {
-      loss_cpu<T>(operands, beta, kind, mutable_data<A>(output));
+      run(mutable_data<A>(output));
     }
   });
   return output;
@@ -186,16 +212,24 @@ Tensor smooth_l1_loss_backward(const Tensor& grad, const Tensor& input, const Te
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
-    Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
-    if (weight) operands.weight.emplace(loop, 2, *weight);
-    A factor = 1;
-    if (kind == Reduction::kNone) {
-      operands.grad.emplace(loop, 3, grad);
-    } else {
-      factor = Elements<A>(loop, 3, grad).at(0);
-      if (kind == Reduction::kMean) factor /= static_cast<A>(loop.size);
-    }
-    slopes_cpu<T>(operands, factor, beta, mutable_data<T>(output));
+    dispatch_device(
+        input,
+        [&] {
+          Operands<A> operands{{loop, 0, input}, {loop, 1, target}, {}, {}};
+          if (weight) operands.weight.emplace(loop, 2, *weight);
+          A factor = 1;
+          if (kind == Reduction::kNone) {
+            operands.grad.emplace(loop, 3, grad);
+          } else {
+            factor = Elements<A>(loop, 3, grad).at(0);
+            if (kind == Reduction::kMean) factor /= static_cast<A>(loop.size);
+          }
+          slopes_cpu<T>(operands, factor, beta, mutable_data<T>(output));
+        },
+        [&](void* stream) {
+          smooth_l1_loss_backward_cuda<T>(arguments<A>(loop, input, target, weight, &grad, beta, kind),
+                                          mutable_data<T>(output), stream);
+        });
   });
   return output;
 }

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "../core/device.h"
+#include "raw_elements.h"
 
 namespace detops {
 template <typename A>
@@ -30,4 +31,26 @@ struct SmoothL1 {
     return max(min(difference * (V{} + over_beta), one), -one);
   }
 };
+
+// ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+template <typename A>
+struct SmoothL1Args {
+  RawLoop loop;
+  RawElements input, target, weight, grad;  // grad: of the backward pass, one number unless `each`
+  SmoothL1<A> formula;
+  bool each;       // element has a loss of its own, or else there is the sum of all
+  double divisor;  // of the sum
+};
+
+// Blocks that add up the losses of n elements, and room for their sums.
+inline int64_t smooth_l1_blocks(int64_t n) {
+  constexpr int64_t kOfBlock = 8192;
+  const int64_t blocks = (n + kOfBlock - 1) / kOfBlock;
+  return blocks < 1 ? 1 : blocks < kManyBlocks ? blocks : kManyBlocks;
+}
+template <typename T, typename Out>
+void smooth_l1_loss_cuda(const SmoothL1Args<acc_t<T>>& args, double* sums, Out* output, void* stream);
+template <typename T>
+void smooth_l1_loss_backward_cuda(const SmoothL1Args<acc_t<T>>& args, T* output, void* stream);
 }  // namespace detops
