@@ -21,13 +21,22 @@ struct RawElements {
   bool in_packs;                        // without gaps, 16 bytes aligned, of the kernel's own dtype
   int64_t strides[RawLoop::kMostAxes];  // in elements, by axis of the loop
 
+  // Of element i of the loop.
+  template <typename Index>
+  DETOPS_HD int64_t place(const RawLoop& loop, Index i) const {
+    int64_t at = 0;
+    for (int axis = loop.axes - 1; axis > 0; --axis) {
+      const auto size = static_cast<Index>(loop.sizes[axis]);
+      at += static_cast<int64_t>(i % size) * strides[axis];
+      i /= size;
+    }
+    return loop.axes > 0 ? at + static_cast<int64_t>(i) * strides[0] : 0;
+  }
+
   template <typename A>
   DETOPS_HD A load(const RawLoop& loop, int64_t i) const {
-    int64_t at = 0;
-    for (int axis = loop.axes - 1; axis >= 0; --axis) {
-      at += i % loop.sizes[axis] * strides[axis];
-      i /= loop.sizes[axis];
-    }
+    // 64-bit divisions are several times slower.
+    const int64_t at = loop.size >> 32 == 0 ? place(loop, static_cast<uint32_t>(i)) : place(loop, i);
     switch (dtype) {
       case ScalarType::Float:
         return static_cast<A>(reinterpret_cast<const float*>(data)[at]);
