@@ -27,7 +27,7 @@ for version in "${versions[@]}"; do
 
   result="not installed"
   if [[ $version == newest ]]; then requirement=torch; else requirement="torch==$version"; fi
-  if install "$requirement" && install "$wheel" hypothesis numpy pytest pytest-benchmark setuptools; then
+  if install "$requirement" && install "$wheel" hypothesis ninja numpy pytest pytest-benchmark setuptools; then
     # torchvision's compiled part fits one build of torch; a CPU-only torch goes with a CPU-only torchvision or none.
     cuda=$("$python" -c "import torch; print(torch.version.cuda or 'CPU-only')")
     if [[ $version == newest ]]; then
