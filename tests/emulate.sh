@@ -3,7 +3,8 @@
 #   tests/emulate.sh plain|address|race|coverage [pytest arguments]
 # address: under AddressSanitizer and UndefinedBehaviorSanitizer; race: with the race detector of the emulation;
 # coverage: fails if a line of a kernel never ran.
-# Uses the Python that is active; it must have detops and the packages of its tests.
+# Uses the Python that is active; it must have detops and the packages of its tests. (-P: not the source tree, unless
+# PYTHONPATH names it.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,5 +31,5 @@ shift
 
 find build/emulated-coverage -name "*.gcda" -delete 2>/dev/null || true
 # --capture=sys leaves the sanitizers' reports alone.
-LD_PRELOAD=$preload python -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"
+LD_PRELOAD=$preload python -P -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"
 if [[ $DETOPS_EMULATION == coverage ]]; then python tests/emulation/coverage.py; fi
