@@ -173,7 +173,18 @@ DETOPS_HD V load(const BFloat16* from) {
   constexpr int n = sizeof(V) / 4;
   typename VecOf<uint16_t, 2 * n>::type raw;
   std::memcpy(&raw, from, sizeof raw);
-  return bit_cast<V>(__builtin_convertvector(raw, typename VecOf<uint32_t, 4 * n>::type) << 16);
+  using U32 = typename VecOf<uint32_t, 4 * n>::type;
+#if DETOPS_X86  // GCC widens a vector by halves
+  if constexpr (n == 16) {
+    const auto wide =
+        __builtin_ia32_pmovzxwd512_mask(bit_cast<VecOf<short, 32>::type>(raw), VecOf<int, 64>::type{}, -1);
+    return bit_cast<V>(bit_cast<U32>(wide) << 16);
+  }
+  if constexpr (n == 8) {
+    return bit_cast<V>(bit_cast<U32>(__builtin_ia32_pmovzxwd256(bit_cast<VecOf<short, 16>::type>(raw))) << 16);
+  }
+#endif
+  return bit_cast<V>(__builtin_convertvector(raw, U32) << 16);
 }
 template <typename V>
 DETOPS_HD void store(BFloat16* to, V v) {

@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kThreads) smooth_l1_loss_backward_kernel(Kerne
   using A = acc_t<T>;
   constexpr int kCount = kStep<T, kPacks>;
   const RawLoop& loop = a.of.loop;
-  const A factor = a.of.each ? A(1) : a.of.grad.template load<A>(loop, 0) / static_cast<A>(a.of.divisor);
+  const A mean = static_cast<A>(1 / a.of.divisor), grad = a.of.each ? A(1) : a.of.grad.template load<A>(loop, 0);
   DETOPS_GRID_STRIDE(step, (loop.size + kCount - 1) / kCount) {
     const int64_t i = step * kCount;
     const int count = static_cast<int>(min<int64_t>(kCount, loop.size - i));
@@ -112,13 +112,15 @@ __global__ void __launch_bounds__(kThreads) smooth_l1_loss_backward_kernel(Kerne
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
       const A difference = x[k] - y[k];
-      slopes[k] = factor * (a.of.formula.absolute ? a.of.formula.template slope<true>(difference)
-                                                  : a.of.formula.template slope<false>(difference));
+      slopes[k] = mean * (a.of.formula.absolute ? a.of.formula.template slope<true>(difference)
+                                                : a.of.formula.template slope<false>(difference));
     }
     if (a.of.weight.data != nullptr) {
       read<T, kPacks>(loop, a.of.weight, i, count, by);
       multiply(slopes, by);
     }
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) slopes[k] *= grad;  // last: the gradient for 1, times it, has the same bits
     if (a.of.each) {
       read<T, kPacks>(loop, a.of.grad, i, count, by);
       multiply(slopes, by);

@@ -1,5 +1,6 @@
 // Smooth L1 loss: Fast R-CNN (arXiv:1504.08083, equation 3), quadratic below beta.
 #pragma once
+#include <algorithm>
 #include <limits>
 
 #include "../core/device.h"
@@ -8,27 +9,37 @@
 namespace detops {
 template <typename A>
 struct SmoothL1 {
-  A beta, over_beta;
+  A half_beta, over_beta;
   bool absolute;  // beta is 0, or so small that its inverse is no number: the loss is |d|
 
-  explicit SmoothL1(double beta_)
-      : beta(static_cast<A>(beta_)),
-        over_beta(static_cast<A>(1 / beta_)),
+  explicit SmoothL1(double beta)
+      : half_beta(static_cast<A>(std::min(0.5 * beta, static_cast<double>(std::numeric_limits<A>::max())))),
+        over_beta(static_cast<A>(1 / beta)),
         absolute(!(over_beta <= std::numeric_limits<A>::max())) {}
+
+  // |d| / beta, at most 1: the slope but for its sign. NaN stays NaN.
+  template <typename V>
+  DETOPS_HD V steepness(V distance) const {
+    return min(distance * (V{} + over_beta), constant<V>(1));
+  }
 
   template <bool kAbsolute, typename V>
   DETOPS_HD V loss(V difference) const {
-    const V d = max(difference, -difference), half = constant<V>(0.5);
+    const V d = max(difference, -difference);
     if constexpr (kAbsolute) return d;
-    return select(d < V{} + beta, half * d * (d * (V{} + over_beta)), d - half * (V{} + beta));
+    const V steep = steepness(d);
+    return steep * (d - steep * (V{} + half_beta));
   }
 
   // Derivative with respect to the difference.
   template <bool kAbsolute, typename V>
   DETOPS_HD V slope(V difference) const {
-    const V one = constant<V>(1);
-    if constexpr (kAbsolute) return select(difference > V{}, one, select(difference < V{}, -one, difference));
-    return max(min(difference * (V{} + over_beta), one), -one);
+    if constexpr (kAbsolute) {
+      const V one = constant<V>(1);
+      return select(difference > V{}, one, select(difference < V{}, -one, difference));
+    }
+    const V steep = steepness(max(difference, -difference));
+    return select(difference < V{}, -steep, steep);
   }
 };
 

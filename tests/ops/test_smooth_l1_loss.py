@@ -1,4 +1,5 @@
 import math
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from detops.ops import smooth_l1_loss
 
+MODULE = sys.modules[smooth_l1_loss.__module__]
 REDUCTIONS = ("mean", "sum", "none")
+
+
+@pytest.fixture(autouse=True)
+def _own_kernels_for_small_inputs(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if request.node.originalname != "test_small_inputs_agree_with_large_ones":
+        monkeypatch.setattr(MODULE, "_SMALL", -1)
 
 
 def numbers(*shape: int) -> Tensor:
@@ -74,6 +82,59 @@ def test_agrees_with_torch(device: torch.device, dtype: torch.dtype, beta: float
         torch.testing.assert_close(a, e)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("beta", [math.inf, 2.0, 1 / 9, 1e-3, 1e-5, 0.0])
+def test_small_inputs_agree_with_large_ones(
+    device: torch.device, beta: float, reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small inputs may go another way, which must not show."""
+    odd = torch.tensor([0.0, -0.0, 1e30, -1e30, math.inf, -math.inf, math.nan], dtype=torch.float64)
+    values = odd.expand(7, 7) if reduction == "none" else numbers(7, 7)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        x, y = values.to(device, dtype).clone(), values.to(device, dtype).t().clone()
+        results = []
+        for small in (MODULE._SMALL, -1):
+            monkeypatch.setattr(MODULE, "_SMALL", small)
+            leaves = x.clone().requires_grad_(), y.clone().requires_grad_()
+            loss = smooth_l1_loss(*leaves, beta, reduction)
+            results.append((loss, *torch.autograd.grad(loss.sum() * 3, leaves)))
+        torch.testing.assert_close(*results, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_a_retained_graph(device: torch.device, dtype: torch.dtype, reduction: str, factor: float) -> None:
+    """The gradient that the forward pass wrote is handed out once, and is that of a pass of its own, bit for bit."""
+    leaf = numbers(33, 70).to(device, dtype).requires_grad_()
+    target, weight = (torch.rand(33, 70, device=device, dtype=dtype) for _ in range(2))
+    loss = smooth_l1_loss(leaf, target, 0.3, reduction, weight)
+    grad = torch.full_like(loss, factor)
+    (first,) = torch.autograd.grad(loss, leaf, grad, retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(loss, leaf, grad, retain_graph=True)
+    assert first.data_ptr() != second.data_ptr()
+    second.zero_()
+    assert_equal(first, kept)
+    (third,) = torch.autograd.grad(loss, leaf, grad, create_graph=True)
+    assert third.requires_grad
+    assert_equal(third.detach(), kept)
+    torch.autograd.grad(loss, leaf, grad)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(loss, leaf, grad)
+
+
+def test_a_scaled_half_precision_gradient_is_not_lost(device: torch.device) -> None:
+    """1e-8 is none in float16; times the scale of a gradient scaler it is."""
+    leaf = torch.full((100, 100), 0.25, dtype=torch.float16, device=device, requires_grad=True)
+    weight = torch.full((1,), 1e-4, device=device)
+    loss = smooth_l1_loss(leaf, torch.zeros_like(leaf), weight=weight)
+    (grad,) = torch.autograd.grad(loss, leaf, torch.full_like(loss, 32768))
+    torch.testing.assert_close(
+        grad.float(), torch.full_like(grad, 0.25 * 1e-8 * 32768, dtype=torch.float32), rtol=1e-3, atol=0
+    )
+
+
 def apart(*shape: int) -> tuple[Tensor, Tensor]:
     """Pairs on both sides of beta = 1 and clear of the kinks at 0 and 1, so that numeric derivatives exist."""
     target = numbers(*shape)
@@ -89,6 +150,10 @@ def test_operator(device: torch.device, reduction: str) -> None:
         Sample((*apart(2, 3, 2, 2), 0.0, reduction, numbers(3, 1, 2)), differentiable=(0, 1)),
     ]
     check_operator(smooth_l1_loss, samples, device, second_derivative=True)
+    if reduction != "none":
+        x, y = (t.to(device) for t in apart(3, 4))
+        args = (x, y, torch.rand(3, 1, device=device), 1.0, MODULE._REDUCTIONS[reduction], False)
+        torch.library.opcheck(torch.ops.detops.smooth_l1_loss_with_gradient.default, args)
 
 
 def test_empty(device: torch.device) -> None:
