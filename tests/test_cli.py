@@ -252,6 +252,7 @@ def test_version(capsys):
 def test_the_command_itself(tmp_path):
     command = [
         sys.executable,
+        "-P",  # not the source tree that the tests may be run from
         "-m",
         "detops.cli",
         "bench",
@@ -273,7 +274,7 @@ def test_import_is_light():
         "import sys, detops; print(*[m for m in ('rich', 'torchvision', 'argparse', 'detops.cli') if m in sys.modules])"
     )
     environment = {"PYTHONPATH": str(Path(detops.__file__).parents[1]), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "rich" not in done.stdout
     assert "torchvision" not in done.stdout
     assert "detops.cli" not in done.stdout
