@@ -274,7 +274,9 @@ def test_import_is_light():
         "import sys, detops; print(*[m for m in ('rich', 'torchvision', 'argparse', 'detops.cli') if m in sys.modules])"
     )
     environment = {"PYTHONPATH": str(Path(detops.__file__).parents[1]), "PATH": ""}
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert "rich" not in done.stdout
     assert "torchvision" not in done.stdout
     assert "detops.cli" not in done.stdout
