@@ -12,6 +12,7 @@ from typing import Any
 
 from detops._errors import UserError
 
+from .counting import DeviceWork
 from .timing import Timing
 
 FORMAT = 1
@@ -19,7 +20,10 @@ FORMAT = 1
 
 @dataclass
 class Row:
-    """One case at one number of threads; ``timings`` is empty and ``error`` says why if the sides disagreed."""
+    """One case at one number of threads; ``timings`` is empty and ``error`` says why if the sides disagreed.
+
+    ``work`` says by side what a call asks of a CUDA device.
+    """
 
     op: str
     case: str
@@ -31,6 +35,7 @@ class Row:
     note: str = ""
     series: str = ""
     size: int = 0
+    work: dict[str, DeviceWork | None] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -166,4 +171,5 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
 def _row(content: dict[str, Any]) -> Row:
     content["timings"] = {side: Timing(**timing) for side, timing in content["timings"].items()}
+    content["work"] = {side: DeviceWork(**work) if work else None for side, work in content.get("work", {}).items()}
     return Row(**content)

@@ -11,7 +11,7 @@ import torch
 from detops import _info
 from detops._errors import UserError
 
-from . import common, timing, workloads
+from . import common, counting, timing, workloads
 from .common import Case
 from .results import Results, Row
 
@@ -83,7 +83,8 @@ def run_cases(
     timer: timing.Timer | None = None,
 ) -> None:
     """Checks and times each case at each number of threads; its data is gone before the next case is built."""
-    timer = timer or timing.timer_for(torch.device(settings.device))
+    device = torch.device(settings.device)
+    timer_for = timing.timer_for(device) if timer is None else lambda size: timer
     for case in cases:
         for threads in settings.threads:
             progress(f"{case.op}  {case.name}, {plural(threads, 'thread')}")
@@ -91,7 +92,9 @@ def run_cases(
             row = Row(case.op, case.name, threads, case.bytes, note=case.note, series=case.series, size=case.size)
             row.error = common.disagreement(case)
             if not row.error:
-                row.timings, row.ratios = timing.measure(case.run, settings.seconds, timer)
+                row.timings, row.ratios = timing.measure(case.run, settings.seconds, timer_for(case.bytes))
+                if device.type == "cuda":
+                    row.work = {side: counting.device_work(function) for side, function in case.run.items()}
             results.rows.append(row)
 
 

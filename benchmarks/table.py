@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 from .results import Results, Row, changes, differences, geometric_mean
+from .timing import COLD_BYTES
 
 Table = tuple[list[str], list[list[str]]]  # headings and lines
 
@@ -57,6 +58,9 @@ def show(results: Results, before: Results | None = None, before_name: str = "",
 def cases_table(results: Results, change: dict[tuple[str, str, int], float] | None = None) -> Table:
     """Every case with each of its peers."""
     headings = ["operator", "case", "threads", "detops", "±", "peer", "±", "ratio", "GB/s", "% copy"]
+    counted = any(row.work for row in results.rows)
+    if counted:
+        headings += ["kernels", "waits"]
     if change is not None:
         headings.append("change")
     lines = []
@@ -72,8 +76,9 @@ def cases_table(results: Results, change: dict[tuple[str, str, int], float] | No
         for peer in list(row.ratios) or [""]:
             theirs = [seconds(row.timings[peer].median), percent(row.timings[peer].spread)] if peer else ["", ""]
             ratio = mark(row.ratios[peer]) if peer else ""
+            work = [_pair(row, peer, "kernels"), _pair(row, peer, "waits")] if counted else []
             title = name if peer in ("", row.peer) and peer in ("", "torchvision") else f"{name} [{peer}]"
-            lines.append([row.op, title, str(row.threads), *ours, *theirs, ratio, *speed, *last])
+            lines.append([row.op, title, str(row.threads), *ours, *theirs, ratio, *speed, *work, *last])
     return headings, lines
 
 
@@ -103,6 +108,11 @@ def notes(results: Results) -> list[str]:
         f"Copy speed (read + write): {copy}.",
         "Ratio: peer / detops, median over the rounds; ±: half the interquartile range.",
     ]
+    if any(row.work for row in results.rows):
+        found.append(
+            "Kernels, waits: CUDA kernels that a call launches, and times that it waits for the device, detops : peer. "
+            f"Cases of {COLD_BYTES >> 20} MiB and more are timed with nothing left of their data in the L2 cache."
+        )
     if any(row.ratio and row.ratio < 1 for row in results.rows):
         found.append("Marked with !: slower than the peer.")
     if results.failures:
@@ -147,6 +157,12 @@ def signed(value: float | None) -> str:
 def mark(ratio: float) -> str:
     """A ratio as "12.3×", with an exclamation mark below one."""
     return f"{digits(ratio)}×" if ratio >= 1 else f"! {digits(ratio)}×"
+
+
+def _pair(row: Row, peer: str, count: Literal["kernels", "waits"]) -> str:
+    """A count of detops and of the peer, "1 : 31"."""
+    sides = [row.work.get(side) for side in ("detops", peer) if side]
+    return " : ".join("?" if work is None else str(getattr(work, count)) for work in sides)
 
 
 def _print_rich(*tables: Table) -> None:

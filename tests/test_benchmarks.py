@@ -10,7 +10,7 @@ from detops import cli  # noqa: F401  (finds detops.benchmarks in a source tree 
 
 pytest.importorskip("torchvision", reason="the peer of most cases")
 
-from detops.benchmarks import common, timing, workloads
+from detops.benchmarks import common, counting, timing, workloads
 from detops.benchmarks.annotations import AnnotationError, read_boxes
 from detops.benchmarks.common import Case
 from detops.benchmarks.timing import Timing
@@ -281,3 +281,56 @@ def test_wall_timer_counts_the_freeing_of_the_result(monkeypatch):
 
 def test_copy_speed_counts_both_directions():
     assert timing.copy_speed(torch.device("cpu"), lambda function, repeats: 0.5 * repeats, size=1000) == 4000
+
+
+def test_cold_cuda_timer_overwrites_the_cache_before_each_call(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def elapsed_time(self, end):
+            return 4.0  # ms
+
+    class Scratch:
+        def zero_(self):
+            log.append("cache")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    timer = object.__new__(timing.ColdCudaTimer)
+    timer._scratch = Scratch()
+    assert timer(lambda: log.append("call"), 2) == pytest.approx(8e-3)
+    assert log == ["cache", "event", "call", "event"] * 2
+
+
+def test_large_cuda_cases_are_timed_cold(monkeypatch):
+    assert timing.timer_for(CPU)(1 << 30) is timing.wall_timer
+    monkeypatch.setattr(timing, "ColdCudaTimer", lambda device: "cold")
+    choose = timing.timer_for(torch.device("cuda"))
+    assert [choose(size) for size in (100, timing.COLD_BYTES)] == [timing.cuda_timer, "cold"]
+
+
+def test_kernels_and_waits_are_counted_by_call(monkeypatch):
+    of_call = [
+        (False, "cudaLaunchKernel"),
+        (True, "void nms_kernel<float>(Args)"),
+        (False, "cudaMemsetAsync"),
+        (True, "Memset (Device)"),
+        (False, "cudaLaunchKernel"),
+        (True, "void sort_kernel<float>(Args)"),
+        (False, "cudaMemcpyAsync"),
+        (True, "Memcpy DtoH (Device -> Pageable)"),
+        (False, "cudaStreamSynchronize"),
+        (False, "aten::sort"),
+    ]
+    assert counting.count(of_call) == counting.DeviceWork(kernels=2, waits=1)
+    measurement = [(False, "cudaDeviceSynchronize")]
+    monkeypatch.setattr(counting, "_events", lambda function, calls: of_call * calls + measurement)
+    assert counting.device_work(lambda: None) == counting.DeviceWork(kernels=2, waits=1)
+    monkeypatch.setattr(counting, "_events", lambda function, calls: [])
+    assert counting.device_work(lambda: None) is None

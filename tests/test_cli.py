@@ -17,6 +17,7 @@ pytest.importorskip("torchvision", reason="the peer of detops bench")
 
 from detops.benchmarks import common, page, results, table, timing
 from detops.benchmarks.common import Case
+from detops.benchmarks.counting import DeviceWork
 from detops.benchmarks.results import Results, Row
 from detops.benchmarks.timing import Timing
 
@@ -157,6 +158,18 @@ def test_markdown(bench):
     lines = [line for line in out.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 5 + 2 + 2
     assert len({line.count("|") for line in lines[:7]}) == 1
+
+
+def test_cuda_rows_show_kernels_and_waits(tmp_path):
+    work = {"detops": DeviceWork(kernels=2, waits=0), "torchvision": None}
+    rows = [Row("op", "a", 1, 8, {"detops": TIMING, "torchvision": TIMING}, {"torchvision": 1.0}, work=work)]
+    Results(SETTINGS, {}, {}, {1: 1e9}, rows).save(tmp_path / "cuda.json")
+    results = Results.load(tmp_path / "cuda.json")
+    assert results.rows == rows
+    headings, lines = table.cases_table(results, {})
+    assert headings[-3:] == ["kernels", "waits", "change"]
+    assert lines[0][-3:-1] == ["2 : ?", "0 : ?"]
+    assert any("Kernels, waits" in note for note in table.notes(results))
 
 
 def test_plain_table_without_rich(bench, monkeypatch):
