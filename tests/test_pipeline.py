@@ -15,11 +15,19 @@ from detops.ops import (
     smooth_l1_loss,
 )
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-def inputs(n: int = 200) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_gpu)])
+def place(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def inputs(n: int = 200, place: str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     corners = torch.rand(n, 2) * 100
     boxes = torch.cat([corners, corners + 4 + torch.rand(n, 2) * 60], dim=1)
-    return torch.randn(1, 8, 32, 40), boxes, torch.rand(n), torch.randint(3, (n,))
+    features, scores, labels = torch.randn(1, 8, 32, 40), torch.rand(n), torch.randint(3, (n,))
+    return features.to(place), boxes.to(place), scores.to(place), labels.to(place)
 
 
 def pool_kept(features: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
@@ -49,14 +57,14 @@ def loss(features: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> Ten
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [pool_kept, pool_padded], ids=["data-dependent", "padded"])
-def test_inductor(function) -> None:
-    arguments = inputs()
+def test_inductor(function, place: str) -> None:
+    arguments = inputs(place=place)
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
     torch.testing.assert_close(compiled(*arguments), function(*arguments))
 
 
-def test_gradient_through_one_graph() -> None:
-    features, *rest = inputs(40)
+def test_gradient_through_one_graph(place: str) -> None:
+    features, *rest = inputs(40, place)
     grads = []
     for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
         leaf = features.clone().requires_grad_()
@@ -66,11 +74,11 @@ def test_gradient_through_one_graph() -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])
-def test_compiled_nms_keeps_few(kept: int) -> None:
+def test_compiled_nms_keeps_few(kept: int, place: str) -> None:
     """torchvision's, compiled, fails with `u0 >= 2` where it keeps fewer than two boxes."""
     compiled = torch.compile(lambda b, s: nms(b, s, 0.5), fullgraph=True, dynamic=True, backend="aot_eager")
-    boxes = torch.tensor([[0.0, 0, 4, 4], [50, 50, 60, 60]])[:kept]
-    assert compiled(boxes, torch.rand(kept)).shape == (kept,)
+    boxes = torch.tensor([[0.0, 0, 4, 4], [50, 50, 60, 60]], device=place)[:kept]
+    assert compiled(boxes, torch.rand(kept, device=place)).shape == (kept,)
 
 
 def test_export() -> None:
