@@ -105,6 +105,7 @@ inline bool is_floating(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Double || type == ScalarType::Half ||
          type == ScalarType::BFloat16;
 }
+inline bool is_double(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
 inline bool is_integral(ScalarType type) {
   return type == ScalarType::Byte || type == ScalarType::Char || type == ScalarType::Short || type == ScalarType::Int ||
          type == ScalarType::Long;

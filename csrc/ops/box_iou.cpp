@@ -148,8 +148,6 @@ void check_box_sets(const char* op, const Tensor& boxes1, const Tensor& boxes2) 
   check_same_device(op, "boxes1", boxes1, "boxes2", boxes2);
 }
 
-bool is_double(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-
 template <Overlap kKind>
 Tensor overlap_host(const char* op, const Tensor& boxes1, const Tensor& boxes2, double eps) {
   check_box_sets(op, boxes1, boxes2);

@@ -6,181 +6,10 @@
 #include <tuple>
 #include <vector>
 
-#include "box_chunk.h"
+#include "match_chunk.h"
 
-// Blocks of 64 boxes meet the ground truths that touch the block's hull, one after the other; each box's maximum stays
-// in registers. For low-quality matches each ground truth remembers its best overlap and the blocks between which
-// boxes tie for it; those blocks are visited again once the best is known.
 namespace detops {
 namespace {
-// The nearest number of the type that overlaps are returned in, where they are computed in a wider one.
-template <typename Out, typename V>
-DETOPS_HD V rounded(V overlap) {
-  if constexpr (std::is_same_v<Out, element_t<V>>) return overlap;
-  constexpr int kBytes = sizeof(V) / sizeof(element_t<V>) * sizeof(Out);
-  return __builtin_convertvector(__builtin_convertvector(overlap, typename VecOf<Out, kBytes>::type), V);
-}
-
-template <typename A>
-struct Targets {  // ground truths of an image
-  BoxColumns<A> boxes;
-
-  // Calls fn(j) for those that may overlap a box within the hull, in ascending order.
-  template <typename V, typename Fn>
-  DETOPS_HD void for_each_near(const Box<A>& hull, const Fn& fn) const {
-    constexpr int64_t kLanes = sizeof(V) / sizeof(A);
-    const Box<V> around = broadcast<V>(hull);
-    for (int64_t j = 0; j < boxes.size; j += kLanes) {
-      uint32_t found = bits(least_reach(around, boxes.template vector<V>(j)) > V{});
-      if (boxes.size - j < kLanes) found &= (uint32_t{1} << (boxes.size - j)) - 1;
-      for (; found != 0; found &= found - 1) fn(j + __builtin_ctz(found));
-    }
-  }
-};
-
-template <typename V>
-DETOPS_HD element_t<V> maximum(V v) {
-  constexpr int n = sizeof(V) / sizeof(element_t<V>);
-  decltype(V{} < V{}) lane;
-  for (int i = 0; i < n; ++i) lane[i] = i;
-#pragma GCC unroll 4
-  for (int width = n / 2; width > 0; width /= 2) v = max(v, __builtin_shuffle(v, lane ^ width));
-  return v[0];
-}
-
-// What is known of a ground truth: its best overlap, and the blocks between which boxes have it.
-template <typename A>
-struct Best {
-  A overlap = 0;
-  int64_t first = std::numeric_limits<int64_t>::max(), last = -1;
-
-  DETOPS_HD void add(const Best& other) {
-    if (other.overlap > overlap) *this = other;
-    if (other.overlap == overlap) first = std::min(first, other.first), last = std::max(last, other.last);
-  }
-};
-
-// Of each box in a block, the largest overlap and its ground truth, the first of equals; 0 and 0 where there is none.
-// Calls top(j, V) with each ground truth met and its largest overlaps.
-template <typename Out, typename V, typename Index, typename A, typename Top>
-DETOPS_HD void best_of_block(const Chunk<A>& chunk, int64_t block, const Targets<A>& targets, V* best, Index* gt,
-                             const Top& top) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(A), kVectors = kBlock / kLanes;
-  for (int64_t k = 0; k < kVectors; ++k) best[k] = V{}, gt[k] = Index{};
-  targets.template for_each_near<V>(chunk.hull[block], [&](int64_t j) DETOPS_INLINE {
-    const Box<V> target = broadcast<V>(targets.boxes[j]);
-    const V target_area = broadcast<V>(targets.boxes.area[j]);
-    Index number{};
-    number[0] = j;
-    number = __builtin_shuffle(number, Index{});
-    V largest{};
-#pragma GCC unroll 8
-    for (int64_t k = 0; k < kVectors; ++k) {
-      const int64_t i = block * kBlock + k * kLanes;
-      const V overlap =
-          rounded<Out>(iou_or_nan(target, chunk.template vector<V>(i), target_area, load<V>(chunk.area + i)));
-      gt[k] = select(overlap > best[k], number, gt[k]);
-      best[k] = max(best[k], overlap);
-      largest = max(largest, overlap);
-    }
-    top(j, largest);
-  });
-}
-
-template <typename A>
-struct Thresholds {
-  A high = 0, low = 0;  // as these are, a box always gets its best ground truth
-};
-
-template <typename A, typename Out>
-struct Image {
-  Targets<A> targets;
-  Thresholds<A> thresholds;
-  int64_t* matches;
-  Out* ious;
-};
-
-// All boxes of a chunk: best overlap and verdict; with kTrack also what the ground truths' best is so far.
-template <typename Isa, bool kTrack, typename A, typename Out>
-DETOPS_HD void match_chunk(const Chunk<A>& chunk, const Image<A, Out>& image, Thresholds<A> thresholds,
-                           Best<A>* of_targets) {
-  using V = Vec<Isa, A>;
-  using Index = decltype(V{} < V{});
-  constexpr int64_t kLanes = lanes<Isa, A>, kVectors = kBlock / kLanes;
-  const V high = broadcast<V>(thresholds.high), low = broadcast<V>(thresholds.low);
-  for (int64_t block = 0; block * kBlock < chunk.size; ++block) {
-    V best[kVectors];
-    Index gt[kVectors];
-    const int64_t at = chunk.begin / kBlock + block;
-    best_of_block<Out>(chunk, block, image.targets, best, gt, [&](int64_t j, V largest) DETOPS_INLINE {
-      if constexpr (!kTrack) return;
-      Best<A>& most = of_targets[j];
-      const V before = broadcast<V>(most.overlap);
-      if (bits(largest > before) != 0) {
-        most = {maximum(largest), at, at};
-      } else {  // a task's blocks ascend; no branch, since ties come and go
-        most.last = bits(largest == before) != 0 ? at : most.last;
-      }
-    });
-    int64_t matches[kBlock];
-    Out ious[kBlock];
-    const int64_t size = std::min(kBlock, chunk.size - block * kBlock);
-    int64_t* to_matches = size == kBlock ? image.matches + at * kBlock : matches;
-    Out* to_ious = size == kBlock ? image.ious + at * kBlock : ious;
-    for (int64_t k = 0; k < kVectors; ++k) {
-      const Index chosen = verdict(best[k], gt[k], high, low);
-      const auto wide = __builtin_convertvector(chosen, typename VecOf<int64_t, kLanes * 8>::type);
-      const auto narrow = __builtin_convertvector(best[k], typename VecOf<Out, kLanes * sizeof(Out)>::type);
-      std::memcpy(to_matches + k * kLanes, &wide, sizeof wide);
-      std::memcpy(to_ious + k * kLanes, &narrow, sizeof narrow);
-    }
-    if (size == kBlock) continue;
-    std::copy_n(matches, size, image.matches + at * kBlock);
-    std::copy_n(ious, size, image.ious + at * kBlock);
-  }
-}
-
-// One bit per box of a block: whether its overlap with a ground truth is `wanted`.
-template <typename Out, typename V, typename A>
-DETOPS_HD uint64_t tied_boxes(const Chunk<A>& chunk, int64_t block, const Targets<A>& targets, int64_t j, A wanted) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
-  const Box<V> target = broadcast<V>(targets.boxes[j]);
-  const V target_area = broadcast<V>(targets.boxes.area[j]);
-  uint64_t tied = 0;
-  for (int64_t k = 0; k < kBlock / kLanes; ++k) {
-    const int64_t i = block * kBlock + k * kLanes;
-    const V overlap = iou_or_nan(target, chunk.template vector<V>(i), target_area, load<V>(chunk.area + i));
-    tied |= uint64_t{bits(rounded<Out>(overlap) == broadcast<V>(wanted))} << (k * kLanes);
-  }
-  return tied;
-}
-
-// Boxes of a chunk that tie for the best overlap of a ground truth get their own best one back, however low.
-template <typename Isa, typename A, typename Out>
-DETOPS_HD void restore_chunk(const Chunk<A>& chunk, const Image<A, Out>& image, const Best<A>* of_targets) {
-  using V = Vec<Isa, A>;
-  using Index = decltype(V{} < V{});
-  constexpr int64_t kLanes = lanes<Isa, A>, kVectors = kBlock / kLanes;
-  const int64_t begin = chunk.begin / kBlock, end = begin + (chunk.size + kBlock - 1) / kBlock;
-  uint64_t tied[kBlocks] = {};
-  for (int64_t j = 0; j < image.targets.boxes.size; ++j) {
-    const Best<A>& best = of_targets[j];
-    for (int64_t at = std::max(best.first, begin); at < std::min(best.last + 1, end); ++at) {
-      if (!(least_reach(chunk.hull[at - begin], image.targets.boxes[j]) > 0)) continue;
-      tied[at - begin] |= tied_boxes<Out, V>(chunk, at - begin, image.targets, j, best.overlap);
-    }
-  }
-  for (int64_t block = 0; block < end - begin; ++block) {
-    if (tied[block] == 0) continue;
-    V best[kVectors];
-    Index gt[kVectors];
-    best_of_block<Out>(chunk, block, image.targets, best, gt, [](int64_t, V) DETOPS_INLINE {});
-    for (int64_t i = 0; i < std::min(kBlock, chunk.size - block * kBlock); ++i) {
-      if (tied[block] >> i & 1) image.matches[(begin + block) * kBlock + i] = gt[i / kLanes][i % kLanes];
-    }
-  }
-}
-
 // Images [first, last) whose boxes are the same.
 struct Group {
   BoxView boxes;
@@ -206,7 +35,7 @@ void for_each_chunk(const std::vector<Group>& groups, int64_t pieces, const Fn& 
 enum class Visit : char { kNone, kTied, kAll };
 
 template <typename A>
-void plan_visits(const Best<A>& best, std::vector<Visit>& visits) {
+void plan_visits(const BestOverlap<A>& best, std::vector<Visit>& visits) {
   if (best.overlap == 0) {  // no box overlaps it: it has its best with all of them, and all get their own best one back
     std::fill(visits.begin(), visits.end(), Visit::kAll);
     return;
@@ -218,7 +47,7 @@ void plan_visits(const Best<A>& best, std::vector<Visit>& visits) {
 
 // Time to match the images' boxes, roughly.
 template <typename A, typename Out>
-double nanoseconds(const std::vector<Group>& groups, const std::vector<Image<A, Out>>& images) {
+double nanoseconds(const std::vector<Group>& groups, const std::vector<MatchPlace<A, Out>>& images) {
   double time = 0;
   for (const Group& group : groups) {
     for (int64_t i = group.first; i < group.last; ++i) {
@@ -229,7 +58,7 @@ double nanoseconds(const std::vector<Group>& groups, const std::vector<Image<A, 
 }
 
 template <typename A, typename Out>
-void match_cpu(const std::vector<Group>& groups, const std::vector<Image<A, Out>>& images, bool low_quality) {
+void match_cpu(const std::vector<Group>& groups, const std::vector<MatchPlace<A, Out>>& images, bool low_quality) {
   const int64_t num_images = images.size();
   const int64_t pieces = std::clamp<int64_t>(nanoseconds(groups, images) / grain_for(1), 1, num_threads());
   if (!low_quality) {
@@ -238,7 +67,8 @@ void match_cpu(const std::vector<Group>& groups, const std::vector<Image<A, Out>
         Chunk<A> chunk;
         read_chunk<decltype(isa)>(group.boxes, begin, chunk);
         for (int64_t i = group.first; i < group.last; ++i) {
-          match_chunk<decltype(isa), false>(chunk, images[i], images[i].thresholds, static_cast<Best<A>*>(nullptr));
+          match_chunk<decltype(isa), false>(chunk, images[i], images[i].thresholds,
+                                            static_cast<BestOverlap<A>*>(nullptr));
         }
       });
     });
@@ -247,18 +77,18 @@ void match_cpu(const std::vector<Group>& groups, const std::vector<Image<A, Out>
   std::vector<int64_t> first_target(num_images + 1);
   for (int64_t i = 0; i < num_images; ++i) first_target[i + 1] = first_target[i] + images[i].targets.boxes.size;
   const int64_t num_targets = first_target.back();
-  std::vector<Best<A>> of_pieces(pieces * num_targets);
+  std::vector<BestOverlap<A>> of_pieces(pieces * num_targets);
   for_each_chunk(groups, pieces, [&](int64_t piece, const Group& group, int64_t begin) {
     simd([&](auto isa) DETOPS_INLINE {
       Chunk<A> chunk;
       read_chunk<decltype(isa)>(group.boxes, begin, chunk);
       for (int64_t i = group.first; i < group.last; ++i) {
-        Best<A>* of_image = of_pieces.data() + piece * num_targets + first_target[i];
+        BestOverlap<A>* of_image = of_pieces.data() + piece * num_targets + first_target[i];
         match_chunk<decltype(isa), true>(chunk, images[i], images[i].thresholds, of_image);
       }
     });
   });
-  Best<A>* best = of_pieces.data();
+  BestOverlap<A>* best = of_pieces.data();
   for (int64_t piece = 1; piece < pieces; ++piece) {
     for (int64_t j = 0; j < num_targets; ++j) best[j].add(of_pieces[piece * num_targets + j]);
   }
@@ -279,7 +109,8 @@ void match_cpu(const std::vector<Group>& groups, const std::vector<Image<A, Out>
       read_chunk<decltype(isa)>(group.boxes, begin, chunk);
       for (int64_t i = next; i < group.last; ++i) {
         if (visit(i) == Visit::kAll) {
-          match_chunk<decltype(isa), false>(chunk, images[i], Thresholds<A>{}, static_cast<Best<A>*>(nullptr));
+          match_chunk<decltype(isa), false>(chunk, images[i], MatchThresholds<A>{},
+                                            static_cast<BestOverlap<A>*>(nullptr));
         } else if (visit(i) == Visit::kTied) {
           restore_chunk<decltype(isa)>(chunk, images[i], best + first_target[i]);
         }
@@ -287,8 +118,6 @@ void match_cpu(const std::vector<Group>& groups, const std::vector<Image<A, Out>
     });
   });
 }
-
-bool is_double(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
 
 void check(const std::string& gt_name, const Tensor& gt_boxes, const std::string& name, const Tensor& boxes) {
   const char* op = "match_boxes";
@@ -330,11 +159,11 @@ std::tuple<Tensor, Tensor> match_host(const std::vector<Tensor>& gt_boxes, const
     dispatch_device(
         boxes[0],
         [&] {
-          std::vector<Image<A, Out>> places;
+          std::vector<MatchPlace<A, Out>> places;
           places.reserve(images);
           int64_t first = 0;
           for (int64_t i = 0; i < images; ++i) {
-            Thresholds<A> thresholds{high, low};
+            MatchThresholds<A> thresholds{high, low};
             if (gt_boxes[i].size(0) == 0) thresholds.high = thresholds.low = std::numeric_limits<A>::infinity();
             places.push_back({{BoxColumns<A>(BoxView(gt_boxes[i]))}, thresholds, to_matches + first, to_ious + first});
             first += boxes[shared ? 0 : i].size(0);
