@@ -46,6 +46,23 @@ template <typename V>
 DETOPS_HD V max(V a, V b) {
   return b > a ? b : a;
 }
+// The same of numbers; either where one is NaN. A GPU has an instruction for it.
+template <typename V>
+DETOPS_HD V min_number(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  return ::fmin(a, b);
+#else
+  return min(a, b);
+#endif
+}
+template <typename V>
+DETOPS_HD V max_number(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  return ::fmax(a, b);
+#else
+  return max(a, b);
+#endif
+}
 template <typename Condition, typename V>
 DETOPS_HD V select(Condition condition, V yes, V no) {
   return condition ? yes : no;

@@ -122,6 +122,28 @@ DETOPS_D T block_sum(T value) {
   return block_reduce(value, T{}, Plus{});
 }
 
+template <typename T>
+struct Scanned {
+  T before, total;  // sums over the threads with lower numbers, and over all
+};
+
+// Of a block as above.
+template <typename T>
+DETOPS_D Scanned<T> block_scan(T value) {
+  DETOPS_SHARED(sums, T[kWarp]);
+  T sum = value;
+#pragma unroll
+  for (int apart = 1; apart < kWarp; apart *= 2) {
+    const T other = __shfl_up_sync(kAllLanes, sum, static_cast<unsigned>(apart));
+    if (lane_id() >= apart) sum += other;
+  }
+  __syncthreads();  // the last use of sums is over
+  if (lane_id() == kWarp - 1) sums[warp_id()] = sum;
+  __syncthreads();
+  const T of_warp = lane_id() < static_cast<int>(blockDim.x) / kWarp ? sums[lane_id()] : T{};
+  return {warp_sum(lane_id() < warp_id() ? of_warp : T{}) + sum - value, warp_sum(of_warp)};
+}
+
 // One bit per lane.
 DETOPS_D unsigned ballot(bool vote) { return __ballot_sync(kAllLanes, vote); }
 
@@ -137,10 +159,25 @@ DETOPS_D T atomic_add(T* to, T value) {
   return static_cast<T>(atomicAdd(reinterpret_cast<Word*>(to), static_cast<Word>(value)));
 }
 template <typename T>
+DETOPS_D T atomic_exchange(T* to, T value) {
+  using Word = cuda_integer_t<T>;
+  return static_cast<T>(atomicExch(reinterpret_cast<Word*>(to), static_cast<Word>(value)));
+}
+template <typename T>
 DETOPS_D T atomic_max(T* to, T value) {
   static_assert(!std::is_same_v<T, int64_t>, "the order of signed numbers is not that of their bits");
   using Word = cuda_integer_t<T>;
   return static_cast<T>(atomicMax(reinterpret_cast<Word*>(to), static_cast<Word>(value)));
+}
+
+// What an atomic access, maybe another block's, left there; up to 8 bytes, never a mixture of two values.
+template <typename T>
+DETOPS_D T atomic_load(const T* from) {
+#if defined(DETOPS_EMULATE_CUDA)
+  return emulation::atomic(const_cast<T*>(from), [](T value) { return value; });
+#else
+  return *static_cast<const volatile T*>(from);
+#endif
 }
 
 // Values that are stored or loaded in one access of 16 bytes; the address must be a multiple of 16.

@@ -2,7 +2,6 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 namespace detops {
 template <typename Key>
@@ -59,24 +58,5 @@ Ranked<Key>* radix_sort(Ranked<Key>* items, Ranked<Key>* scratch, int64_t n) {
   }
   return n < radix_detail::kWide ? radix_detail::sort_by_digits<8>(items, scratch, n)
                                  : radix_detail::sort_by_digits<11>(items, scratch, n);
-}
-
-// Unsigned keys in the order of numbers. -0 is 0, and NaN comes after everything, as in torch.sort.
-inline uint32_t ascending_key(float x) {
-  if (x != x) return ~0u;
-  x += 0.0f;
-  uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  return u ^ (u >> 31 ? ~0u : 0x80000000u);
-}
-inline uint64_t ascending_key(double x) {
-  if (x != x) return ~uint64_t{0};
-  x += 0.0;
-  uint64_t u;
-  std::memcpy(&u, &x, sizeof u);
-  return u ^ (u >> 63 ? ~uint64_t{0} : uint64_t{1} << 63);
-}
-inline uint64_t ascending_key(int64_t x) {
-  return static_cast<uint64_t>(x) ^ uint64_t { 1 } << 63;
 }
 }  // namespace detops

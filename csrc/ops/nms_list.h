@@ -16,14 +16,6 @@ struct SortedBoxes {
   DETOPS_HD Box<A> operator[](int64_t i) const { return {x1[i], y1[i], x2[i], y2[i]}; }
 };
 
-// Positive where a candidate may overlap a box, thresholds being 0 or more: settles nearly all without a division.
-template <typename V>
-DETOPS_HD V excess(const Box<V>& candidate, const Box<V>& other, V candidate_needed, V other_needed) {
-  const V width = max(min(candidate.x2, other.x2) - max(candidate.x1, other.x1), V{});
-  const V height = min(candidate.y2, other.y2) - max(candidate.y1, other.y1);
-  return width * height - (candidate_needed + other_needed);
-}
-
 // Boxes kept, one array per coordinate, filled up with NaN to a whole number of steps of kUnroll vectors.
 template <typename A>
 class KeptBoxes {

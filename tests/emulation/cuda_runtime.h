@@ -184,6 +184,7 @@ T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, EMULATION_SI
 inline unsigned __activemask() { return 1u << emulation::lane(); }  // nothing may rely on more
 inline void __threadfence() { emulation::fence(); }
 inline void __threadfence_block() {}
+inline void __nanosleep(unsigned) {}
 
 // ---- Atomics -------------------------------------------------------------------------------------------------------
 

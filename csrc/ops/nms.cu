@@ -1,0 +1,306 @@
+#include "../core/launch.h"
+#include "../core/sort_key.h"
+#include "nms.h"
+
+// Boxes lie sorted by class, then by score, in tiles of 64. A block decides a tile: it tests its boxes against those
+// kept of each earlier tile of the class, in order, then among themselves, and publishes which it keeps. All tiles of
+// all classes and images run in one launch, in linear memory; and each box is tested only against boxes kept, and only
+// until it is dropped.
+//
+// A block waits for tiles before its own. It takes the number of its tile from a counter as it starts, so that these
+// tiles have blocks that started earlier; the first of the unfinished ones waits for nothing, so that one always
+// proceeds (as in a scan with decoupled look-back, arXiv:1604.03669 among others). What is published of half a tile is
+// one word, the boxes kept together with the mark that they are decided: no other memory is handed from block to block,
+// and nothing needs to be fenced. A block does not idle before a tile that is yet undecided: it tests against all boxes
+// of that tile, and looks later which of the tests count.
+namespace detops {
+namespace {
+constexpr int kTile = 64;      // boxes
+constexpr int kThreads = 128;  // two for a box, each testing it against half of another tile
+constexpr int kGatherThreads = 256;
+constexpr int kFlagsOfThread = 8;  // read at once
+constexpr uint64_t kDecided = uint64_t{1} << 32;
+#if defined(DETOPS_EMULATE_CUDA)
+constexpr int kCompactThreads = 64;
+constexpr bool kLooksTooEarly = true;  // every other time: blocks that run one by one never have to wait
+#else
+constexpr int kCompactThreads = 1024;
+constexpr bool kLooksTooEarly = false;
+#endif
+
+template <typename A>
+constexpr A kNan = std::numeric_limits<A>::quiet_NaN();
+
+template <typename A>
+struct alignas(16) Candidate {
+  Box<A> box;
+  A needed;
+  int64_t group;  // its class
+};
+
+// The two words of a tile: boxes kept of its first and second half, a bit each, and kDecided.
+using TileWords = uint64_t[2];
+
+template <typename A>
+struct KernelArgs : NmsArgs<A> {
+  int64_t tiles, flags_pitch;  // of an image
+  Candidate<A>* candidates;    // (images, size): by class and score
+  TileWords* words;            // (images, tiles)
+  uint64_t* tickets;           // taken so far
+  uint8_t* flags;              // (images, flags_pitch), by score: 1 if above the score threshold, in the end if kept
+};
+
+// ---- Sorting -------------------------------------------------------------------------------------------------------
+
+template <typename Key>
+__global__ void __launch_bounds__(kGatherThreads) keys_kernel(NmsKeys a) {
+  Key* keys = static_cast<Key*>(a.keys);
+  DETOPS_GRID_STRIDE(i, a.images * a.size) {
+    const int64_t image = a.images == 1 ? 0 : i / a.size;
+    const int64_t place = a.order ? a.order[i] : i - image * a.size;
+    const int64_t at = image * a.numbers.image_stride + place * a.numbers.stride;
+    a.numbers.visit([&](const auto* numbers) {
+      using Number = sortable_t<std::decay_t<decltype(*numbers)>>;
+      const auto key = ascending_key(static_cast<Number>(numbers[at]));
+      using Unsigned = std::decay_t<decltype(key)>;
+      keys[i] = static_cast<Key>(to_signed(a.descending ? static_cast<Unsigned>(~key) : key));
+    });
+  }
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kGatherThreads) gather_kernel(KernelArgs<A> a) {
+  DETOPS_GRID_STRIDE(i, a.images * a.flags_pitch) {
+    const int64_t image = a.images == 1 ? 0 : i / a.flags_pitch, position = i - image * a.flags_pitch;
+    if (i == 0) *a.tickets = 0;
+    if (position >= a.size) {
+      a.flags[i] = 0;
+      continue;
+    }
+    const int64_t first = image * a.size, at = first + position;
+    const int64_t place = a.by_class ? a.by_class[at] : position, index = a.by_score[first + place];
+    bool counts = true;
+    if (a.has_score_threshold) {
+      const int64_t of_score = image * a.scores.image_stride + index * a.scores.stride;
+      counts =
+          a.scores.visit([&](const auto* scores) { return static_cast<double>(scores[of_score]); }) > a.score_threshold;
+    }
+    a.flags[image * a.flags_pitch + place] = counts;
+    Candidate<A> candidate{a.boxes.template load<A>(image, index), A(0), a.by_class ? a.classes[at] : 0};
+    const A own_area = area(candidate.box);
+    if (!a.rule.concerns(candidate.box, own_area)) {
+      candidate.box = {kNan<A>, kNan<A>, kNan<A>, kNan<A>};
+    } else if (a.rule.iou_threshold >= 0) {
+      candidate.needed = a.rule.needed(own_area);
+    }
+    a.candidates[at] = candidate;
+    if (position % kTile == 0) {
+      TileWords& words = a.words[image * a.tiles + position / kTile];
+      words[0] = words[1] = 0;
+    }
+  }
+}
+
+// ---- Suppression ---------------------------------------------------------------------------------------------------
+
+// Bit k: the box overlaps the k-th of `count`, at most 32, and is of its class.
+template <typename A>
+DETOPS_D unsigned overlapping(const NmsRule<A>& rule, const Candidate<A>& own, const Candidate<A>* others, int count) {
+  unsigned possible = 0, bits = 0;
+#pragma unroll 8
+  for (int k = 0; k < count; ++k) {
+    const bool may = excess(own.box, others[k].box, own.needed, others[k].needed) > 0;
+    possible |= static_cast<unsigned>(may) << k;
+  }
+  if (rule.iou_threshold < 0) possible = count == kWarp ? kAllLanes : (1u << count) - 1;
+  const A own_area = area(own.box);
+  for (; possible != 0; possible &= possible - 1) {
+    const int k = __ffs(static_cast<int>(possible)) - 1;
+    const Candidate<A>& other = others[k];
+    const bool drops = overlaps(own.box, other.box, own_area, area(other.box), rule.threshold);
+    if (drops && own.group == other.group) bits |= 1u << k;
+  }
+  return bits;
+}
+
+// Of the `open` boxes of a warp, those that overlap none kept before them. Bits of `earlier`: the lower lanes that this
+// lane's overlaps. Each round settles all boxes that only settled ones could drop.
+DETOPS_D unsigned keep_greedily(unsigned open, unsigned earlier) {
+  unsigned kept = 0;
+  while (open != 0) {
+    kept |= ballot((open >> lane_id() & 1) != 0 && (earlier & open) == 0);
+    open &= ~(kept | ballot((earlier & kept) != 0));
+  }
+  return kept;
+}
+
+DETOPS_D bool both_decided(const TileWords& words) { return (words[0] & words[1] & kDecided) != 0; }
+DETOPS_D uint64_t kept_of(const TileWords& words) { return (words[0] & (kDecided - 1)) | words[1] << 32; }
+
+// The first tile with boxes of a class, up to `tile`, which has some. Boxes are sorted by class.
+template <typename A>
+DETOPS_D int64_t first_tile(const Candidate<A>* candidates, int64_t tile, int64_t group) {
+  const auto ends_in_group = [&](int64_t t) { return candidates[t * kTile + kTile - 1].group == group; };
+  if (tile == 0 || ends_in_group(0)) return 0;
+  int64_t before = 0, last = tile;
+  while (last - before > 1) {
+    const int64_t middle = before + (last - before) / 2;
+    (ends_in_group(middle) ? last : before) = middle;
+  }
+  return last;
+}
+
+template <typename A>
+__global__ void __launch_bounds__(kThreads) suppress_kernel(KernelArgs<A> a) {
+  DETOPS_SHARED(ticket, uint64_t);
+  DETOPS_SHARED(listed, Candidate<A>[kTile]);
+  DETOPS_SHARED(earlier, unsigned[2][kTile]);  // by box: those of the tile's halves, before it, that it overlaps
+  DETOPS_SHARED(seen, TileWords);
+  DETOPS_SHARED(votes, unsigned[kThreads / kWarp]);
+  const int thread = static_cast<int>(threadIdx.x), slot = thread % kTile, half = thread / kTile;
+  if (thread == 0) ticket = atomic_add(a.tickets, uint64_t{1});
+  __syncthreads();
+  const int64_t image = static_cast<int64_t>(ticket) % a.images, tile = static_cast<int64_t>(ticket) / a.images;
+  const Candidate<A>* candidates = a.candidates + image * a.size;
+  TileWords* words = a.words + image * a.tiles;
+
+  // Boxes still open, and those of them that go on with the class of the tile before; the same in all threads.
+  const int64_t position = tile * kTile + slot, group = candidates[tile * kTile].group;
+  const bool exists = position < a.size;
+  const Candidate<A> nobody{{kNan<A>, kNan<A>, kNan<A>, kNan<A>}, A(0), 0};
+  const Candidate<A> own = exists ? candidates[position] : nobody;
+  const int64_t place = exists && a.by_class ? a.by_class[image * a.size + position] : position;
+  uint8_t* flag = a.flags + image * a.flags_pitch + place;
+  const auto vote = [&](bool yes) {  // of the threads [0, kTile), one for each box
+    const unsigned bits = ballot(yes);
+    if (lane_id() == 0) votes[warp_id()] = bits;
+    __syncthreads();
+    const uint64_t of_boxes = votes[0] | static_cast<uint64_t>(votes[1]) << 32;
+    __syncthreads();
+    return of_boxes;
+  };
+  const uint64_t following = vote(exists && own.group == group);
+  uint64_t open = vote(half == 0 && exists && *flag != 0);
+
+  if (half == 0) listed[slot] = own;
+  __syncthreads();
+  if (half <= slot / kWarp) {
+    const unsigned before = slot / kWarp > half ? kAllLanes : (1u << lane_id()) - 1;
+    earlier[half][slot] = overlapping(a.rule, own, listed + half * kWarp, kWarp) & before;
+  }
+
+  const int64_t first = first_tile(candidates, tile, group);
+  int64_t kept_before = 0;  // of the class, at least
+  for (int64_t other = first; other < tile && (open & following) != 0; ++other) {
+    __syncthreads();  // the boxes listed before are done with
+    const bool looks = !kLooksTooEarly || (tile + other) % 2 == 0;
+    if (thread < 2) seen[thread] = looks ? atomic_load(&words[other][thread]) : 0;
+    const Candidate<A> theirs = half == 0 ? candidates[other * kTile + slot] : nobody;
+    __syncthreads();
+    const bool decided = both_decided(seen);
+    uint64_t kept = kept_of(seen);
+    const uint64_t chosen = decided ? kept : ~uint64_t{0};
+    if (half == 0 && (chosen >> slot & 1) != 0) listed[__popcll(chosen & ((uint64_t{1} << slot) - 1))] = theirs;
+    __syncthreads();
+    const int count = __popcll(chosen), share = (count + 1) / 2;  // of each of a box's two threads
+    unsigned hits = 0;
+    if (((open & following) >> slot & 1) != 0) {
+      hits = overlapping(a.rule, own, listed + half * share, half == 0 ? share : count - share);
+    }
+    if (!decided) {
+      const auto nap = static_cast<unsigned>(min<int64_t>(tile - other - 1, 64)) * 16;  // ns: the next in line looks on
+      if (thread < 2) {
+        while (((seen[thread] = atomic_load(&words[other][thread])) & kDecided) == 0) __nanosleep(nap);
+      }
+      __syncthreads();
+      kept = kept_of(seen);
+      hits &= static_cast<unsigned>(kept >> (kWarp * half));
+    }
+    const unsigned dropped = ballot(hits != 0);
+    if (lane_id() == 0) votes[warp_id()] = dropped;
+    __syncthreads();
+    open &= ~((votes[0] | votes[2]) | static_cast<uint64_t>(votes[1] | votes[3]) << 32);
+    kept_before += other > first ? __popcll(kept) : 0;
+    if (kept_before >= a.limit) open &= ~following;
+  }
+  __syncthreads();
+
+  if (thread < kWarp) {
+    const unsigned first_half = keep_greedily(static_cast<unsigned>(open), earlier[0][thread]);
+    const unsigned dropped = ballot((earlier[0][thread + kWarp] & first_half) != 0);
+    const unsigned second_half =
+        keep_greedily(static_cast<unsigned>(open >> kWarp) & ~dropped, earlier[1][thread + kWarp]);
+    const unsigned kept = thread == 0 ? first_half : second_half;
+    if (thread < 2) atomic_exchange(&words[tile][thread], kept | kDecided), votes[thread] = kept;
+  }
+  __syncthreads();
+  if (half == 0 && exists) *flag = votes[warp_id()] >> lane_id() & 1;
+}
+
+// ---- The answer ----------------------------------------------------------------------------------------------------
+
+// A block has an image, all of whose flags it passes over in the order of score.
+template <typename A>
+__global__ void __launch_bounds__(kCompactThreads) compact_kernel(KernelArgs<A> a) {
+  const int64_t image = blockIdx.x;
+  const uint8_t* flags = a.flags + image * a.flags_pitch;
+  const int64_t* by_score = a.by_score + image * a.size;
+  int64_t* keep = a.keep + image * a.limit;
+  int64_t kept = 0;
+  for (int64_t begin = 0; begin < a.flags_pitch && kept < a.limit; begin += kCompactThreads * kFlagsOfThread) {
+    const int64_t mine = begin + threadIdx.x * kFlagsOfThread;
+    const uint64_t set = mine < a.flags_pitch ? *reinterpret_cast<const uint64_t*>(flags + mine) : 0;
+    const Scanned<int> found = block_scan(__popcll(set));
+    int64_t at = kept + found.before;
+    for (int k = 0; k < kFlagsOfThread; ++k) {
+      if ((set >> 8 * k & 1) != 0 && at < a.limit) keep[at++] = by_score[mine + k];
+    }
+    kept += found.total;
+  }
+  kept = min(kept, a.limit);
+  for (int64_t at = kept + threadIdx.x; at < a.limit; at += kCompactThreads) keep[at] = -1;
+  if (threadIdx.x == 0) a.count[image] = kept;
+}
+
+template <typename A>
+KernelArgs<A> with_scratch(const NmsArgs<A>& args, void* scratch) {
+  KernelArgs<A> a{args,
+                  (args.size + kTile - 1) / kTile,
+                  (args.size + kFlagsOfThread - 1) / kFlagsOfThread * kFlagsOfThread,
+                  nullptr,
+                  nullptr,
+                  nullptr,
+                  nullptr};
+  a.candidates = static_cast<Candidate<A>*>(scratch);
+  a.words = reinterpret_cast<TileWords*>(a.candidates + a.images * a.size);
+  a.tickets = reinterpret_cast<uint64_t*>(a.words + a.images * a.tiles);
+  a.flags = reinterpret_cast<uint8_t*>(a.tickets + 1);
+  return a;
+}
+}  // namespace
+
+void nms_keys_cuda(const NmsKeys& args, void* stream) {
+  launch("nms", args.wide ? keys_kernel<int64_t> : keys_kernel<int32_t>,
+         grid_for(args.images * args.size, kGatherThreads), stream, args);
+}
+
+template <typename A>
+int64_t nms_scratch_bytes(int64_t images, int64_t size) {
+  const int64_t tiles = (size + kTile - 1) / kTile, flags = (size + kFlagsOfThread - 1) / kFlagsOfThread;
+  return images * (size * static_cast<int64_t>(sizeof(Candidate<A>)) + tiles * 16 + flags * 8) + 8;
+}
+
+template <typename A>
+void nms_cuda(const NmsArgs<A>& args, void* scratch, void* stream) {
+  const KernelArgs<A> a = with_scratch(args, scratch);
+  launch("nms", gather_kernel<A>, grid_for(a.images * a.flags_pitch, kGatherThreads), stream, a);
+  if (!a.rule.drops_nothing()) launch("nms", suppress_kernel<A>, {a.images * a.tiles, kThreads}, stream, a);
+  launch("nms", compact_kernel<A>, {a.images, kCompactThreads}, stream, a);
+}
+
+#define INSTANTIATE(A)                                     \
+  template int64_t nms_scratch_bytes<A>(int64_t, int64_t); \
+  template void nms_cuda<A>(const NmsArgs<A>&, void*, void*);
+INSTANTIATE(float)
+INSTANTIATE(double)
+}  // namespace detops
