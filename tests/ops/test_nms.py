@@ -1,5 +1,6 @@
 import itertools
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -294,6 +295,51 @@ def test_large_and_small_classes_together(device: torch.device) -> None:
     assert torch.equal(actual.cpu(), expected.sort().values)
 
 
+TILE = 64  # boxes that a CUDA block decides
+
+
+@pytest.mark.parametrize("n", [TILE - 1, TILE, TILE + 1, 2 * TILE - 1, 2 * TILE, 2 * TILE + 1, 5 * TILE + 3])
+def test_sizes_round_a_tile(device: torch.device, n: int) -> None:
+    boxes, scores = clusters(n, objects=6), torch.rand(n).round(decimals=2)
+    for threshold in (-1.0, 0.0, 0.3, 0.6, 1.0):
+        actual = nms(boxes.to(device), scores.to(device), threshold)
+        assert actual.tolist() == reference(boxes, scores, threshold)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (TILE, TILE, TILE),
+        (1, TILE - 1, 1, TILE + 1, 3 * TILE, 1),
+        (TILE // 2, TILE, 2 * TILE, 5, 5, 5, 4 * TILE),
+        (3 * TILE + 7, 1, 1, 2 * TILE),
+    ],
+)
+def test_classes_round_a_tile(device: torch.device, sizes: tuple[int, ...]) -> None:
+    idxs = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))[torch.randperm(sum(sizes))]
+    boxes, scores = clusters(len(idxs), objects=6), torch.rand(len(idxs)).round(decimals=2)
+    actual = batched_nms(boxes.to(device), scores.to(device), idxs.to(device), 0.4)
+    assert actual.tolist() == by_class(boxes, scores, idxs, 0.4)
+
+
+def test_chains(device: torch.device) -> None:
+    """Each box overlaps its neighbours alone, in order of score: every second one goes, as late as can be."""
+    n = 3 * TILE + 10
+    left = 6.0 * torch.arange(n)
+    boxes = torch.stack([left, torch.zeros(n), left + 10, torch.ones(n)], dim=1)
+    keep = nms(boxes.to(device), torch.linspace(1, 0, n, device=device), 0.2)
+    assert torch.equal(keep.cpu(), torch.arange(0, n, 2))
+
+
+def test_nan_has_no_sign(device: torch.device) -> None:
+    scores = torch.tensor([1.0, -NAN, INF, NAN, -INF]).to(device)
+    assert torch.signbit(scores[1]) and nms(lattice(5, 1).to(device), scores, 0.5).tolist() == [1, 3, 2, 0, 4]
+    boxes, idxs = torch.tensor([[0.0, 0, 4, 4]]).repeat(6, 1), torch.tensor([0.0, NAN, -0.0, -NAN, 1.0, NAN])
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        actual = batched_nms(boxes.to(device), torch.linspace(1, 0, 6, device=device), idxs.to(device, dtype), 0.5)
+        assert actual.tolist() == [0, 1, 4]
+
+
 @pytest.mark.threads
 def test_threads_change_nothing(device: torch.device) -> None:
     boxes, scores, idxs = clusters(20000), torch.rand(20000), torch.randint(0, 60, (20000,))
@@ -336,6 +382,25 @@ def test_padded_over_images(device: torch.device) -> None:
         for i in range(3):
             alone = nms_padded(boxes[i], scores[i], 0.5, 20, None if classes is None else classes[i], 0.2)
             assert torch.equal(keep[i], alone[0]) and count[i] == alone[1]
+
+
+@pytest.mark.parametrize("max_output", [1, 3, TILE, TILE + 1, 250])
+def test_padded_over_images_of_many_tiles(device: torch.device, max_output: int) -> None:
+    boxes, scores = torch.stack([clusters(300, objects=k) for k in (2, 20, 60)]), torch.rand(3, 300).round(decimals=2)
+    idxs = torch.stack([torch.arange(300) % k for k in (1, 2, 50)])
+    arguments = [t.to(device) for t in (boxes, scores, idxs)]
+    for classes in (False, True):
+        keep, count = nms_padded(*arguments[:2], 0.5, max_output, arguments[2] if classes else None)
+        for i in range(3):
+            expected = by_class(boxes[i], scores[i], idxs[i] if classes else torch.zeros(300), 0.5)[:max_output]
+            assert count[i] == len(expected)
+            assert keep[i].tolist() == expected + [-1] * (max_output - len(expected))
+
+
+def test_lowest_score_of_all(device: torch.device) -> None:
+    scores = torch.tensor([-(2**63), 0, -(2**63)], device=device)
+    keep, count = nms_padded(lattice(3, 1).to(device), scores, 0.5, 3, score_threshold=-INF)
+    assert keep.tolist() == [1, 0, 2] and count == 3
 
 
 def test_score_threshold(device: torch.device) -> None:
@@ -573,3 +638,68 @@ def test_more_boxes_than_32_bits_count() -> None:
     boxes, scores = torch.zeros(1, 4).expand(2**32, 4), torch.zeros(1).expand(2**32)
     with pytest.raises(RuntimeError, match=r"^nms: expected boxes to be fewer than 2\^32, got 4294967296"):
         nms(boxes, scores, 0.5)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def on_gpu(n: int, images: int) -> list[Tensor]:
+    """Boxes, scores and classes."""
+    boxes = clusters(images * n, objects=200).view(images, n, 4)
+    return [t.cuda() for t in (boxes, torch.rand(images, n), torch.randint(0, 5, (images, n)))]
+
+
+@needs_gpu
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize(("images", "n"), [(1, 20_000), (4, 3000)])
+def test_padded_in_a_cuda_graph(images: int, n: int, classes: bool) -> None:
+    def run(boxes: Tensor, scores: Tensor, idxs: Tensor) -> tuple[Tensor, Tensor]:
+        return nms_padded(boxes, scores, 0.6, 500, idxs if classes else None, score_threshold=0.1)
+
+    inputs = on_gpu(n, images)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run(*inputs)
+    for _ in range(3):
+        fresh = on_gpu(n, images)
+        for old, new in zip(inputs, fresh, strict=True):
+            old.copy_(new)
+        graph.replay()
+        for actual, expected in zip(outputs, run(*(t.cpu() for t in fresh)), strict=True):
+            assert torch.equal(actual.cpu(), expected)
+
+
+@needs_gpu
+def test_waits_for_the_gpu() -> None:
+    """Never where the answer's size is fixed, else once."""
+    boxes, scores, idxs = (t[0] for t in on_gpu(5000, 1))
+    nms_padded(boxes, scores, 0.6, 100, idxs, 0.1)
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        nms_padded(boxes, scores, 0.6, 100, idxs, 0.1)
+        nms_padded(boxes[None], scores[None], 0.6, 100)
+        torch.cuda.set_sync_debug_mode("warn")
+        for function, arguments in ((nms, ()), (batched_nms, (idxs,))):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                function(boxes, scores, *arguments, 0.6)
+            assert sum("synchronizing CUDA operation" in str(w.message) for w in caught) == 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+def test_memory_is_linear() -> None:
+    """A bit for each pair of 100,000 boxes would be 1.25 GB."""
+    boxes, scores, idxs = (t[0] for t in on_gpu(100_000, 1))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    keep = batched_nms(boxes, scores, idxs, 0.6)
+    assert torch.cuda.max_memory_allocated() - before < 64 << 20
+    assert torch.equal(keep.cpu(), batched_nms(boxes.cpu(), scores.cpu(), idxs.cpu(), 0.6))
