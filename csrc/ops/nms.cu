@@ -3,16 +3,16 @@
 #include "nms.h"
 
 // Boxes lie sorted by class, then by score, in tiles of 64. A block decides a tile: it tests its boxes against those
-// kept of each earlier tile of the class, in order, then among themselves, and publishes which it keeps. All tiles of
-// all classes and images run in one launch, in linear memory; and each box is tested only against boxes kept, and only
-// until it is dropped.
+// kept of the earlier tiles of the class, in order, then among themselves, and publishes which it keeps. So all tiles
+// of all classes and images run in one launch and in linear memory, and a box is tested against kept boxes alone, until
+// one drops it.
 //
-// A block waits for tiles before its own. It takes the number of its tile from a counter as it starts, so that these
-// tiles have blocks that started earlier; the first of the unfinished ones waits for nothing, so that one always
-// proceeds (as in a scan with decoupled look-back, arXiv:1604.03669 among others). What is published of half a tile is
-// one word, the boxes kept together with the mark that they are decided: no other memory is handed from block to block,
-// and nothing needs to be fenced. A block does not idle before a tile that is yet undecided: it tests against all boxes
-// of that tile, and looks later which of the tests count.
+// Blocks wait for tiles before their own, which is safe: a block takes the number of its tile from a counter as it
+// starts, so that earlier tiles have blocks that run already, and the first undecided tile waits for none. (A scan with
+// decoupled look-back rests on the same: Merrill and Garland, NVR-2016-002.) What is published of half a tile is one
+// word, the boxes kept and the mark that they are decided; nothing else goes from block to block, so that no fence is
+// needed. Where a tile is yet undecided, a block does not idle: it tests against all boxes of that tile, and looks
+// afterwards which of the tests count. The wait for one tile is then some polling and a few votes, not its tests.
 namespace detops {
 namespace {
 constexpr int kTile = 64;      // boxes
@@ -103,11 +103,34 @@ __global__ void __launch_bounds__(kGatherThreads) gather_kernel(KernelArgs<A> a)
 
 // ---- Suppression ---------------------------------------------------------------------------------------------------
 
+template <typename A>
+struct Shared {
+  uint64_t ticket;
+  Candidate<A> listed[kTile];
+  unsigned earlier[2][kTile];  // by box: those of the tile's halves, before it, that it overlaps
+  TileWords seen;
+  unsigned votes[kThreads / kWarp];
+};
+
+// Of a box's two threads, the one of the lower half of the block has half 0.
+DETOPS_D int slot() { return static_cast<int>(threadIdx.x) % kTile; }
+DETOPS_D int half() { return static_cast<int>(threadIdx.x) / kTile; }
+
+// A bit for each box: whether one of its threads says yes. The block must meet before it votes again.
+template <typename A>
+DETOPS_D uint64_t vote(Shared<A>& shared, bool yes) {
+  const unsigned bits = ballot(yes);
+  if (lane_id() == 0) shared.votes[warp_id()] = bits;
+  __syncthreads();
+  const unsigned* votes = shared.votes;
+  return (votes[0] | votes[2]) | static_cast<uint64_t>(votes[1] | votes[3]) << kWarp;
+}
+
 // Bit k: the box overlaps the k-th of `count`, at most 32, and is of its class.
 template <typename A>
 DETOPS_D unsigned overlapping(const NmsRule<A>& rule, const Candidate<A>& own, const Candidate<A>* others, int count) {
   unsigned possible = 0, bits = 0;
-#pragma unroll 8
+#pragma unroll(sizeof(A) == 8 ? 4 : 8)
   for (int k = 0; k < count; ++k) {
     const bool may = excess(own.box, others[k].box, own.needed, others[k].needed) > 0;
     possible |= static_cast<unsigned>(may) << k;
@@ -123,6 +146,42 @@ DETOPS_D unsigned overlapping(const NmsRule<A>& rule, const Candidate<A>& own, c
   return bits;
 }
 
+DETOPS_D bool both_decided(const TileWords& words) { return (words[0] & words[1] & kDecided) != 0; }
+DETOPS_D uint64_t kept_of(const TileWords& words) { return (words[0] & (kDecided - 1)) | words[1] << kWarp; }
+
+struct Verdict {
+  uint64_t dropped;  // of the block's boxes
+  uint64_t kept;     // of the other tile's
+};
+
+// Tests the block's boxes, those whose threads say so, against the ones kept of a tile `ahead` of theirs.
+template <typename A>
+DETOPS_D Verdict meet(Shared<A>& shared, const NmsRule<A>& rule, const Candidate<A>& own, bool tests,
+                      const Candidate<A>& theirs, const TileWords& words, int64_t ahead) {
+  __syncthreads();  // what is shared is done with
+  const bool looks = !kLooksTooEarly || ahead % 2 == 0;
+  if (threadIdx.x < 2) shared.seen[threadIdx.x] = looks ? atomic_load(&words[threadIdx.x]) : 0;
+  __syncthreads();
+  const bool decided = both_decided(shared.seen);
+  uint64_t kept = kept_of(shared.seen);
+  const uint64_t chosen = decided ? kept : ~uint64_t{0}, below = (uint64_t{1} << slot()) - 1;
+  if (half() == 0 && (chosen >> slot() & 1) != 0) shared.listed[__popcll(chosen & below)] = theirs;
+  __syncthreads();
+  const int count = __popcll(chosen), share = (count + 1) / 2;  // of a box's first thread
+  unsigned hits = 0;
+  if (tests) hits = overlapping(rule, own, shared.listed + half() * share, half() == 0 ? share : count - share);
+  if (!decided) {
+    const auto nap = static_cast<unsigned>(min<int64_t>(ahead - 1, 64)) * 16;  // ns; the next in line stays awake
+    if (threadIdx.x < 2) {
+      while (((shared.seen[threadIdx.x] = atomic_load(&words[threadIdx.x])) & kDecided) == 0) __nanosleep(nap);
+    }
+    __syncthreads();
+    kept = kept_of(shared.seen);
+    hits &= static_cast<unsigned>(kept >> (kWarp * half()));
+  }
+  return {vote(shared, hits != 0), kept};
+}
+
 // Of the `open` boxes of a warp, those that overlap none kept before them. Bits of `earlier`: the lower lanes that this
 // lane's overlaps. Each round settles all boxes that only settled ones could drop.
 DETOPS_D unsigned keep_greedily(unsigned open, unsigned earlier) {
@@ -133,9 +192,6 @@ DETOPS_D unsigned keep_greedily(unsigned open, unsigned earlier) {
   }
   return kept;
 }
-
-DETOPS_D bool both_decided(const TileWords& words) { return (words[0] & words[1] & kDecided) != 0; }
-DETOPS_D uint64_t kept_of(const TileWords& words) { return (words[0] & (kDecided - 1)) | words[1] << 32; }
 
 // The first tile with boxes of a class, up to `tile`, which has some. Boxes are sorted by class.
 template <typename A>
@@ -151,90 +207,56 @@ DETOPS_D int64_t first_tile(const Candidate<A>* candidates, int64_t tile, int64_
 }
 
 template <typename A>
-__global__ void __launch_bounds__(kThreads) suppress_kernel(KernelArgs<A> a) {
-  DETOPS_SHARED(ticket, uint64_t);
-  DETOPS_SHARED(listed, Candidate<A>[kTile]);
-  DETOPS_SHARED(earlier, unsigned[2][kTile]);  // by box: those of the tile's halves, before it, that it overlaps
-  DETOPS_SHARED(seen, TileWords);
-  DETOPS_SHARED(votes, unsigned[kThreads / kWarp]);
-  const int thread = static_cast<int>(threadIdx.x), slot = thread % kTile, half = thread / kTile;
-  if (thread == 0) ticket = atomic_add(a.tickets, uint64_t{1});
+__global__ void __launch_bounds__(kThreads, 32 / sizeof(A)) suppress_kernel(KernelArgs<A> a) {
+  DETOPS_SHARED(shared, Shared<A>);
+  if (threadIdx.x == 0) shared.ticket = atomic_add(a.tickets, uint64_t{1});
   __syncthreads();
-  const int64_t image = static_cast<int64_t>(ticket) % a.images, tile = static_cast<int64_t>(ticket) / a.images;
+  const auto ticket = static_cast<int64_t>(shared.ticket);
+  const int64_t image = ticket % a.images, tile = ticket / a.images, position = tile * kTile + slot();
   const Candidate<A>* candidates = a.candidates + image * a.size;
   TileWords* words = a.words + image * a.tiles;
-
-  // Boxes still open, and those of them that go on with the class of the tile before; the same in all threads.
-  const int64_t position = tile * kTile + slot, group = candidates[tile * kTile].group;
   const bool exists = position < a.size;
   const Candidate<A> nobody{{kNan<A>, kNan<A>, kNan<A>, kNan<A>}, A(0), 0};
   const Candidate<A> own = exists ? candidates[position] : nobody;
   const int64_t place = exists && a.by_class ? a.by_class[image * a.size + position] : position;
   uint8_t* flag = a.flags + image * a.flags_pitch + place;
-  const auto vote = [&](bool yes) {  // of the threads [0, kTile), one for each box
-    const unsigned bits = ballot(yes);
-    if (lane_id() == 0) votes[warp_id()] = bits;
-    __syncthreads();
-    const uint64_t of_boxes = votes[0] | static_cast<uint64_t>(votes[1]) << 32;
-    __syncthreads();
-    return of_boxes;
-  };
-  const uint64_t following = vote(exists && own.group == group);
-  uint64_t open = vote(half == 0 && exists && *flag != 0);
 
-  if (half == 0) listed[slot] = own;
+  // Of the tile's boxes those not dropped yet, and those that go on with the class of the tile before.
+  uint64_t open = vote(shared, half() == 0 && exists && *flag != 0);
+  if (half() == 0) shared.listed[slot()] = own;
   __syncthreads();
-  if (half <= slot / kWarp) {
-    const unsigned before = slot / kWarp > half ? kAllLanes : (1u << lane_id()) - 1;
-    earlier[half][slot] = overlapping(a.rule, own, listed + half * kWarp, kWarp) & before;
+  const int64_t group = shared.listed[0].group;
+  const uint64_t following = vote(shared, exists && own.group == group);
+  if (half() <= slot() / kWarp) {
+    const unsigned before = slot() / kWarp > half() ? kAllLanes : (1u << lane_id()) - 1;
+    shared.earlier[half()][slot()] = overlapping(a.rule, own, shared.listed + half() * kWarp, kWarp) & before;
   }
 
   const int64_t first = first_tile(candidates, tile, group);
   int64_t kept_before = 0;  // of the class, at least
   for (int64_t other = first; other < tile && (open & following) != 0; ++other) {
-    __syncthreads();  // the boxes listed before are done with
-    const bool looks = !kLooksTooEarly || (tile + other) % 2 == 0;
-    if (thread < 2) seen[thread] = looks ? atomic_load(&words[other][thread]) : 0;
-    const Candidate<A> theirs = half == 0 ? candidates[other * kTile + slot] : nobody;
-    __syncthreads();
-    const bool decided = both_decided(seen);
-    uint64_t kept = kept_of(seen);
-    const uint64_t chosen = decided ? kept : ~uint64_t{0};
-    if (half == 0 && (chosen >> slot & 1) != 0) listed[__popcll(chosen & ((uint64_t{1} << slot) - 1))] = theirs;
-    __syncthreads();
-    const int count = __popcll(chosen), share = (count + 1) / 2;  // of each of a box's two threads
-    unsigned hits = 0;
-    if (((open & following) >> slot & 1) != 0) {
-      hits = overlapping(a.rule, own, listed + half * share, half == 0 ? share : count - share);
-    }
-    if (!decided) {
-      const auto nap = static_cast<unsigned>(min<int64_t>(tile - other - 1, 64)) * 16;  // ns: the next in line looks on
-      if (thread < 2) {
-        while (((seen[thread] = atomic_load(&words[other][thread])) & kDecided) == 0) __nanosleep(nap);
-      }
-      __syncthreads();
-      kept = kept_of(seen);
-      hits &= static_cast<unsigned>(kept >> (kWarp * half));
-    }
-    const unsigned dropped = ballot(hits != 0);
-    if (lane_id() == 0) votes[warp_id()] = dropped;
-    __syncthreads();
-    open &= ~((votes[0] | votes[2]) | static_cast<uint64_t>(votes[1] | votes[3]) << 32);
-    kept_before += other > first ? __popcll(kept) : 0;
+    const bool tests = ((open & following) >> slot() & 1) != 0;
+    const Candidate<A> theirs = half() == 0 ? candidates[other * kTile + slot()] : nobody;
+    const Verdict verdict = meet(shared, a.rule, own, tests, theirs, words[other], tile - other);
+    open &= ~verdict.dropped;
+    if (other > first) kept_before += __popcll(verdict.kept);
     if (kept_before >= a.limit) open &= ~following;
   }
   __syncthreads();
 
-  if (thread < kWarp) {
-    const unsigned first_half = keep_greedily(static_cast<unsigned>(open), earlier[0][thread]);
-    const unsigned dropped = ballot((earlier[0][thread + kWarp] & first_half) != 0);
-    const unsigned second_half =
-        keep_greedily(static_cast<unsigned>(open >> kWarp) & ~dropped, earlier[1][thread + kWarp]);
-    const unsigned kept = thread == 0 ? first_half : second_half;
-    if (thread < 2) atomic_exchange(&words[tile][thread], kept | kDecided), votes[thread] = kept;
+  if (warp_id() == 0) {
+    const auto& earlier = shared.earlier;
+    const int lane = lane_id(), upper = lane + kWarp;
+    const unsigned kept = keep_greedily(static_cast<unsigned>(open), earlier[0][lane]);
+    const unsigned upper_open = static_cast<unsigned>(open >> kWarp) & ~ballot((earlier[0][upper] & kept) != 0);
+    const unsigned upper_kept = keep_greedily(upper_open, earlier[1][upper]);
+    if (lane < 2) {
+      shared.votes[lane] = lane == 0 ? kept : upper_kept;
+      atomic_exchange(&words[tile][lane], shared.votes[lane] | kDecided);
+    }
   }
   __syncthreads();
-  if (half == 0 && exists) *flag = votes[warp_id()] >> lane_id() & 1;
+  if (half() == 0 && exists) *flag = shared.votes[warp_id()] >> lane_id() & 1;
 }
 
 // ---- The answer ----------------------------------------------------------------------------------------------------
