@@ -220,7 +220,8 @@ def test_thresholds_outside_their_range(device: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("n", [40, 200, 5000])
-def test_order_of_scores_is_torch_sort(device: torch.device, dtype: torch.dtype, n: int) -> None:
+def test_order_of_scores_is_torch_sort(device: torch.device, dtype: torch.dtype, n: int, fewer: int) -> None:
+    n = n if n < 1000 else n // fewer
     scores = torch.randn(n).round(decimals=1).to(dtype)
     scores[torch.randperm(n)[: n // 25 * 5]] = torch.tensor([NAN, INF, -INF, 0.0, -0.0], dtype=dtype).repeat(n // 25)
     boxes = lattice(n, 1)
