@@ -41,6 +41,13 @@ CALLS: dict[str, list[Call]] = {
         lambda f, b, s, r, t: ops.complete_box_iou(b, b[:4]),
     ],
     "match_boxes": [lambda f, b, s, r, t: ops.match_boxes(b[:3].detach() + 1, b.detach(), 0.7, 0.3, True)],
+    "nms": [
+        lambda f, b, s, r, t: ops.nms(b.detach(), s.detach(), 0.5),
+        lambda f, b, s, r, t: ops.batched_nms(
+            b.detach(), s.detach(), torch.tensor([0, 0, 1, 0, 1, 1]).to(b.device), 0.5
+        ),
+        lambda f, b, s, r, t: ops.nms_padded(b.detach(), s.detach(), 0.5, 8, score_threshold=0.4),
+    ],
     "smooth_l1_loss": [
         lambda f, b, s, r, t: ops.smooth_l1_loss(b, t, beta=0.5),
         lambda f, b, s, r, t: ops.smooth_l1_loss(b, t, reduction="none", weight=s.unsqueeze(1)),

@@ -105,9 +105,9 @@ inline std::optional<Segments> by_class(const RawNumbers& classes, const Indices
 
 // Memory for the boxes of all segments and for those kept of each, with room between pieces, which share no vector.
 template <typename A>
-class Arena {
+class NmsArena {
  public:
-  Arena(int64_t n, int64_t pieces)
+  NmsArena(int64_t n, int64_t pieces)
       : pitch_(n + pieces * KeptBoxes<A>::kStep), storage_(uninitialised<A>((4 + KeptBoxes<A>::kColumns) * pitch_)) {}
 
   // Boxes [begin, end) of an image, gathered as boxes row(begin), row(begin + 1), ...
@@ -167,14 +167,14 @@ Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
   Indices keep{uninitialised<uint32_t>(order.size), 0};
   const std::optional<Segments> segments = image.classes ? by_class(*image.classes, order) : std::nullopt;
   if (!segments) {
-    const Arena<A> arena(order.size, 1);
+    const NmsArena<A> arena(order.size, 1);
     const auto boxes = arena.boxes(image.boxes, 0, order.size, [&](int64_t i) { return order.data[i]; });
     keep.size = suppress(boxes, rule, limit, arena.list(0, 0), keep.data.get());
     for (int64_t i = 0; i < keep.size; ++i) keep.data[i] = order.data[keep.data[i]];
     return keep;
   }
   const int64_t pieces = std::clamp<int64_t>(order.size / grain_for(60), 1, num_threads());
-  const Arena<A> arena(order.size, pieces);
+  const NmsArena<A> arena(order.size, pieces);
   const auto is_kept = std::make_unique<bool[]>(order.size);
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
