@@ -1,7 +1,7 @@
 // How CUDA kernels go over regions. What is done there is a Kind's: roi_align.cu and roi_pool.cu say it.
 #pragma once
 #include "../core/launch.h"
-#include "feature_maps.h"
+#include "roi_channels.h"
 #include "roi_tables.h"
 
 namespace detops {
@@ -22,78 +22,6 @@ constexpr int kMostListed = 2 * kThreads;
 constexpr int kResident80 = 3, kResident128 = 2;  // of so many registers a thread
 template <typename A>
 constexpr int kResidentSums = sizeof(A) == 8 ? kResident128 : kResident80;
-
-// ---- Channels: a thread takes a few at a time ----------------------------------------------------------------------
-
-// Where these channels lie, and what neighbouring threads are.
-enum class Layout {
-  kPlanes,       // anywhere; pixels of a row
-  kPacked,       // side by side, in 16-byte packs; packs of a pixel
-  kInterleaved,  // side by side; channels of a pixel
-};
-template <Layout kLayout, typename T, int kOfPlanes>
-constexpr int kVector = kLayout == Layout::kPlanes   ? kOfPlanes
-                        : kLayout == Layout::kPacked ? Pack<T>::size
-                                                     : 1;
-
-template <typename T>
-bool in_packs(const Maps<T>& maps) {
-  constexpr int64_t n = 16 / sizeof(T);
-  return reinterpret_cast<uintptr_t>(maps.data) % 16 == 0 && maps.channels % n == 0 && maps.stride % n == 0 &&
-         maps.row_stride % n == 0 && maps.pixel_stride % n == 0;
-}
-// Calls fn(the layout that fits all maps, a constant).
-template <typename Fn, typename... T>
-void dispatch_layout(const Fn& fn, const Maps<T>&... maps) {
-  if (!(maps.interleaved() && ...)) return fn(std::integral_constant<Layout, Layout::kPlanes>());
-  if ((in_packs(maps) && ...)) return fn(std::integral_constant<Layout, Layout::kPacked>());
-  fn(std::integral_constant<Layout, Layout::kInterleaved>());
-}
-
-template <typename A, int kCount>
-struct alignas(sizeof(A) * kCount % 16 == 0 ? 16 : sizeof(A)) Channels {
-  A values[kCount];
-};
-
-// Zeros beyond `count`.
-template <Layout kLayout, typename T, typename A, int kCount>
-DETOPS_D void read_channels(const T* from, int64_t stride, int count, Channels<A, kCount>& to) {
-  if constexpr (kLayout == Layout::kPacked && sizeof(T) * kCount % 16 == 0) {
-#pragma unroll
-    for (int c = 0; c < kCount; c += Pack<T>::size) {
-      const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from + c);
-#pragma unroll
-      for (int i = 0; i < Pack<T>::size; ++i) to.values[c + i] = static_cast<A>(pack.values[i]);
-    }
-  } else {
-    if (kLayout != Layout::kPlanes) stride = 1;
-#pragma unroll
-    for (int c = 0; c < kCount; ++c) {
-      to.values[c] = kLayout != Layout::kPlanes || c < count ? static_cast<A>(from[c * stride]) : A(0);
-    }
-  }
-}
-template <Layout kLayout, typename T, typename A, int kCount>
-DETOPS_D void write_channels(T* to, int64_t stride, int count, const Channels<A, kCount>& from) {
-  if constexpr (kLayout == Layout::kPacked && sizeof(T) * kCount % 16 == 0) {
-    T converted[kCount];
-#pragma unroll
-    for (int c = 0; c < kCount; ++c) converted[c] = static_cast<T>(from.values[c]);
-    store_packs(to, converted);
-  } else {
-    if (kLayout != Layout::kPlanes) stride = 1;
-#pragma unroll
-    for (int c = 0; c < kCount; ++c) {
-      if (kLayout != Layout::kPlanes || c < count) to[c * stride] = static_cast<T>(from.values[c]);
-    }
-  }
-}
-// sums += weight * values, rounded once.
-template <typename A, int kCount>
-DETOPS_D void add_channels(A weight, const Channels<A, kCount>& values, Channels<A, kCount>& sums) {
-#pragma unroll
-  for (int c = 0; c < kCount; ++c) sums.values[c] = std::fma(weight, values.values[c], sums.values[c]);
-}
 
 // i / divisor for small numbers: exact while i * divisor < 2^31.
 struct SmallDivisor {
@@ -149,8 +77,9 @@ template <typename Kind>
 struct PoolArgs {
   Kind kind;
   Maps<const typename Kind::Input> input;
-  Maps<typename Kind::Output> output;      // (K, C, PH, PW)
-  int64_t lines, batches, parts;           // of a region
+  Maps<typename Kind::Output> output;       // (K, C, PH, PW)
+  int64_t lines, batches, batches_of_part;  // of a region, whose blocks have a part each
+  uint32_t parts;
   int lines_of_batch, bins_of_thread_row;  // at most
 };
 
@@ -169,7 +98,8 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
   const int64_t image = max<int64_t>(a.kind.tables.images[roi], 0);
   const int64_t vectors = (a.output.channels + Kind::kCount - 1) / Kind::kCount;
   const int thread = static_cast<int>(threadIdx.x), num_columns = a.kind.columns(roi);
-  for (int64_t batch = a.batches * part / a.parts; batch < a.batches * (part + 1) / a.parts; ++batch) {
+  const int64_t end_batch = min((part + 1) * a.batches_of_part, a.batches);
+  for (int64_t batch = part * a.batches_of_part; batch < end_batch; ++batch) {
     const int64_t first = batch * a.lines_of_batch;
     const int count = static_cast<int>(min<int64_t>(a.lines_of_batch, a.lines - first));
     if (thread < count) {  // bins of a plane, or channels of a bin, are side by side in the output
@@ -228,10 +158,11 @@ void launch_pool(const char* op, const Kind& kind, const Maps<const typename Kin
   const int64_t width = min<int64_t>(output.width, kThreads), most = min<int64_t>(kThreads / width, kLines);
   const int64_t lines = (output.channels + Kind::kCount - 1) / Kind::kCount * output.height;
   const int64_t batches = (lines + most - 1) / most;
-  const int64_t parts = min(batches, (kManyParts + output.size - 1) / output.size);
+  const int64_t of_part = max<int64_t>(batches * output.size / kManyParts, 1),
+                parts = (batches + of_part - 1) / of_part;
   launch(op, pool_kernel<Kind>, {output.size * parts, kThreads}, stream,
-         {kind, input, output, lines, batches, parts, static_cast<int>((lines + batches - 1) / batches),
-          static_cast<int>(width)});
+         {kind, input, output, lines, batches, of_part, static_cast<uint32_t>(parts),
+          static_cast<int>((lines + batches - 1) / batches), static_cast<int>(width)});
 }
 
 // ---- Gradient: from bins to the pixels of a map --------------------------------------------------------------------
@@ -240,8 +171,8 @@ template <typename Kind>
 struct GatherArgs {
   Kind kind;  // with kLayout, kCount, kResident, Output, Sums, tables; add(roi, channel, channels, y, x, sums)
   Maps<typename Kind::Output> output;
-  int64_t tile_rows, tile_columns, channel_groups;
-  int pixel_bits, vectors;  // threads of a tile's pixel; 2^pixel_bits pixels
+  uint32_t tile_rows, tile_columns, channel_groups;  // fewer than 2^31 blocks: 64-bit divisions are slow
+  int pixel_bits, vectors;                           // threads of a tile's pixel; 2^pixel_bits pixels
 };
 
 struct ListedRoi {
@@ -264,8 +195,8 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) gather_kernel(Gathe
   const auto& tables = a.kind.tables;
   const int pixel = static_cast<int>(threadIdx.x) / a.vectors, vector = static_cast<int>(threadIdx.x) % a.vectors;
   const int tile_width = 1 << (a.pixel_bits + 1) / 2, tile_height = 1 << a.pixel_bits / 2;
-  const int64_t tile_column = blockIdx.x % a.tile_columns, above = blockIdx.x / a.tile_columns;
-  const int64_t first_x = tile_column * tile_width, first_y = above % a.tile_rows * tile_height;
+  const uint32_t tile_column = blockIdx.x % a.tile_columns, above = blockIdx.x / a.tile_columns;
+  const int64_t first_x = int64_t{tile_column} * tile_width, first_y = int64_t{above % a.tile_rows} * tile_height;
   const int64_t group = above / a.tile_rows % a.channel_groups, image = above / a.tile_rows / a.channel_groups;
   // A warp's pixels are close to each other, and most regions touch all of them or none.
   const int64_t x = first_x + every_second_bit(pixel), y = first_y + every_second_bit(pixel >> 1);
@@ -319,6 +250,7 @@ void launch_gather(const char* op, const Kind& kind, const Maps<typename Kind::O
   const int64_t tile_columns = (output.width + tile_width - 1) / tile_width;
   const int64_t groups = (vectors + at_once - 1) / at_once;
   launch(op, gather_kernel<Kind>, {output.size * groups * tile_rows * tile_columns, kThreads}, stream,
-         {kind, output, tile_rows, tile_columns, groups, pixel_bits, at_once});
+         {kind, output, static_cast<uint32_t>(tile_rows), static_cast<uint32_t>(tile_columns),
+          static_cast<uint32_t>(groups), pixel_bits, at_once});
 }
 }  // namespace detops

@@ -36,7 +36,8 @@ def roi_align(
 
     Returns:
         (K, C, PH, PW), dtype of ``input``, channels_last if ``input`` is. Sums in float32 or better. Twice
-        differentiable in ``input``; the gradient is the same from run to run and for any number of threads.
+        differentiable in ``input``; the gradient is the same from run to run and for any number of threads. On a GPU,
+        where values cannot be checked, a region of an impossible image is zero and passes no gradient.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above, or, on the CPU, an image index not in 0...N-1.

@@ -32,7 +32,8 @@ def roi_pool(
     Returns:
         (K, C, PH, PW), dtype of ``input``, channels_last if ``input`` is. A bin without pixels on the map is 0, one of
         nothing but NaN or -inf the lowest finite float. Differentiable once in ``input``, which is kept for it: the
-        first of equal pixels takes the gradient. It is the same from run to run and for any number of threads.
+        first of equal pixels takes the gradient. It is the same from run to run and for any number of threads. On a
+        GPU, where values cannot be checked, a region of an impossible image is zero and passes no gradient.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above, or, on the CPU, an image index not in 0...N-1.

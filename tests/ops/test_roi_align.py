@@ -332,7 +332,9 @@ def test_too_much_for_a_gpu(gpu: torch.device) -> None:
     none = torch.zeros(1, 0, 1, 1, device=gpu)
     with pytest.raises(RuntimeError, match=r"^roi_align: expected at most 2\^31 - 1 rois, got 2147483648"):
         roi_align(none, torch.zeros(1, 5, device=gpu).expand(2**31, 5), 1)
-    with pytest.raises(RuntimeError, match=r"^roi_align: expected at most 2\^31 - 1 rows and columns, got 2147483648, 1"):
+    with pytest.raises(
+        RuntimeError, match=r"^roi_align: expected at most 2\^31 - 1 rows and columns, got 2147483648, 1"
+    ):
         roi_align(none.expand(1, 0, 2**31, 1), torch.zeros(1, 5, device=gpu), 1)
 
 
@@ -350,6 +352,29 @@ def test_many_regions(device: torch.device) -> None:
         pooled = roi_align(leaf, rois.to(device), size, 1.0, 2, True)
         (actual,) = torch.autograd.grad(pooled, leaf, grad.to(device, memory_format=layout))
         torch.testing.assert_close(actual.cpu(), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: too large to emulate")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_detector_s_size_on_a_gpu(dtype: torch.dtype) -> None:
+    """As on the CPU, and the same bits each time."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = torch.randn(2, 256, 200, 304).to(dtype=dtype, memory_format=layout)
+        rois = random_rois(1000, 2, 200, 304).float() * torch.tensor([1.0, 4, 4, 4, 4])
+        leaf = features.clone().requires_grad_()
+        expected = roi_align(leaf, rois, 7, 0.25, 2)
+        grad = torch.randn_like(expected)
+        (expected_grad,) = torch.autograd.grad(expected, leaf, grad)
+        results = []
+        for _ in range(3):
+            leaf = features.cuda().requires_grad_()
+            actual = roi_align(leaf, rois.cuda(), 7, 0.25, 2)
+            results.append((actual.detach(), torch.autograd.grad(actual, leaf, grad.cuda())[0]))
+        assert_equal(results[1:], [results[0]] * 2)
+        scale = expected_grad.abs().max().item()
+        rtol = 8 * torch.finfo(dtype).eps
+        torch.testing.assert_close(results[0][0].cpu(), expected.detach(), rtol=rtol, atol=rtol)
+        torch.testing.assert_close(results[0][1].cpu(), expected_grad, rtol=rtol, atol=rtol * scale)
 
 
 @pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, -INF, 1e30])

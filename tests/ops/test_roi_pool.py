@@ -303,7 +303,9 @@ def test_too_much_for_a_gpu(gpu: torch.device) -> None:
     """A pixel's number has 32 bits."""
     maps, rois = torch.zeros(1, 0, 1, 1, device=gpu).expand(1, 0, 2**20, 2**13), torch.zeros(1, 5, device=gpu)
     grad = torch.zeros(1, 0, 1, 1, device=gpu)
-    with pytest.raises(RuntimeError, match=r"^roi_pool_backward: expected input of less than 2\^32 pixels, got 1048576 x"):
+    with pytest.raises(
+        RuntimeError, match=r"^roi_pool_backward: expected input of less than 2\^32 pixels, got 1048576 x"
+    ):
         torch.ops.detops.roi_pool_backward(grad, maps, rois, 1.0, 1, 1)
 
 
@@ -320,6 +322,29 @@ def test_many_regions(device: torch.device) -> None:
         pooled = roi_pool(leaf, rois.to(device), size)
         (actual,) = torch.autograd.grad(pooled, leaf, grad.to(device, memory_format=layout))
         assert torch.equal(actual.cpu(), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: too large to emulate")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_a_detector_s_size_on_a_gpu(dtype: torch.dtype) -> None:
+    """As on the CPU, and the same bits each time."""
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = torch.randn(2, 512, 50, 76).to(dtype=dtype, memory_format=layout)
+        rois = random_rois(1000, 2, 50, 76).float() * torch.tensor([1.0, 4, 4, 4, 4])
+        leaf = features.clone().requires_grad_()
+        expected = roi_pool(leaf, rois, 7, 0.25)
+        grad = torch.randn_like(expected)
+        (expected_grad,) = torch.autograd.grad(expected, leaf, grad)
+        results = []
+        for _ in range(3):
+            leaf = features.cuda().requires_grad_()
+            actual = roi_pool(leaf, rois.cuda(), 7, 0.25)
+            results.append((actual.detach(), torch.autograd.grad(actual, leaf, grad.cuda())[0]))
+        assert_equal(results[1:], [results[0]] * 2)
+        scale = expected_grad.abs().max().item()
+        rtol = 8 * torch.finfo(dtype).eps
+        assert torch.equal(results[0][0].cpu(), expected.detach())
+        torch.testing.assert_close(results[0][1].cpu(), expected_grad, rtol=rtol, atol=rtol * scale)
 
 
 @pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, -INF, 1e30])
