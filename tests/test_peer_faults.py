@@ -102,3 +102,11 @@ def test_compiled_nms_that_keeps_one_box() -> None:
     with pytest.raises(RuntimeError, match="u0 >= 2"):
         compiled(peer.nms)
     assert compiled(ops.nms).tolist() == [0]
+
+
+def test_gradient_of_ps_roi_pool_at_the_border() -> None:
+    """Torchvision's reaches the last row and column of the map, which its forward pass leaves out."""
+    features = torch.randn(1, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 2, 2, 6, 6]], dtype=torch.float64)
+    assert not torch.autograd.gradcheck(lambda f: peer.ps_roi_pool(f, rois, 2), features, raise_exception=False)
+    assert torch.autograd.gradcheck(lambda f: ops.ps_roi_pool(f, rois, 2), features)

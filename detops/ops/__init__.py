@@ -12,6 +12,10 @@ from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
 from .nms import nms_padded as nms_padded
+from .ps_roi_align import PSRoIAlign as PSRoIAlign
+from .ps_roi_align import ps_roi_align as ps_roi_align
+from .ps_roi_pool import PSRoIPool as PSRoIPool
+from .ps_roi_pool import ps_roi_pool as ps_roi_pool
 from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
 from .roi_pool import RoIPool as RoIPool

@@ -57,3 +57,24 @@ def new_maps(like: Tensor, sizes: Sequence[int], channels_last: bool) -> Tensor:
         return like.new_empty(sizes)
     n, c, h, w = sizes
     return like.new_empty_strided((n, c, h, w), (h * w * c, 1, w * c, c))
+
+
+def fake_position_sensitive(op: str, input: Tensor, rois: Tensor, pooled_height: int, pooled_width: int) -> Tensor:
+    """The fake result of pooling with a channel for each bin."""
+    check(op, "input", input, rois, pooled_height, pooled_width)
+    bins, channels = pooled_height * pooled_width, input.shape[1]
+    if channels % bins != 0:
+        _checks.fail(op, f"expected input of a multiple of {bins} channels, one for each bin, got {channels}")
+    sizes = (rois.shape[0], channels // bins, pooled_height, pooled_width)
+    return new_maps(input, sizes, is_channels_last(input))
+
+
+def fake_position_sensitive_backward(
+    op: str, grad: Tensor, rois: Tensor, sizes: Sequence[int], channels_last: bool
+) -> Tensor:
+    """The fake gradient of the input."""
+    check(op, "grad", grad, rois, 1, 1)
+    _checks.check_shape(op, "grad", grad, (rois.shape[0], None, None, None))
+    if grad.shape[1] * grad.shape[2] * grad.shape[3] != sizes[1]:
+        _checks.fail(op, f"expected grad of {sizes[1]} values for each region, got ({', '.join(map(str, grad.shape))})")
+    return new_maps(grad, sizes, channels_last)
