@@ -245,4 +245,17 @@ DETOPS_HD EvenOdd<V> deinterleave(V a, V b) {
   for (int i = 0; i < n; ++i) even[i] = 2 * i;
   return {__builtin_shuffle(a, b, even), __builtin_shuffle(a, b, even + 1)};
 }
+
+// The inverse: a0, b0, a1, b1, ... as two vectors.
+template <typename V>
+struct FrontBack {
+  V front, back;
+};
+template <typename V>
+DETOPS_HD FrontBack<V> interleave(V a, V b) {
+  constexpr int n = sizeof(V) / sizeof(element_t<V>);
+  decltype(V{} < V{}) front;
+  for (int i = 0; i < n; ++i) front[i] = i / 2 + i % 2 * n;
+  return {__builtin_shuffle(a, b, front), __builtin_shuffle(a, b, front + n / 2)};
+}
 }  // namespace detops
