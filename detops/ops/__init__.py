@@ -4,6 +4,9 @@ from .box_iou import box_iou as box_iou
 from .box_iou import complete_box_iou as complete_box_iou
 from .box_iou import distance_box_iou as distance_box_iou
 from .box_iou import generalized_box_iou as generalized_box_iou
+from .box_iou_loss import complete_box_iou_loss as complete_box_iou_loss
+from .box_iou_loss import distance_box_iou_loss as distance_box_iou_loss
+from .box_iou_loss import generalized_box_iou_loss as generalized_box_iou_loss
 from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
