@@ -59,6 +59,7 @@ template <typename Condition, typename V>
 DETOPS_HD V select(Condition condition, V yes, V no) {
   return condition ? yes : no;
 }
+DETOPS_HD bool all(bool condition) { return condition; }
 // x as a V, in every lane of a vector.
 template <typename V>
 DETOPS_HD V constant(double x) {

@@ -138,6 +138,12 @@ DETOPS_HD uint32_t bits(M mask) {
   return result;
 }
 
+// Whether a comparison holds in every lane.
+template <typename M>
+DETOPS_HD bool all(M mask) {
+  return bits(mask) == static_cast<uint32_t>((uint64_t{1} << sizeof(M) / sizeof(element_t<M>)) - 1);
+}
+
 template <typename V>
 DETOPS_HD V load(const element_t<V>* from) {
   V v;

@@ -18,6 +18,11 @@ inline void check_reduces(const char* op, Reduction reduction) {
   if (reduction == Reduction::kNone) fail(op, "expected reduction from 1 to 2, got 0");
 }
 
+inline void check_focal(const char* op, double alpha, double gamma) {
+  if (!((alpha >= 0 && alpha <= 1) || alpha == -1)) fail(op, "expected alpha from 0 to 1, or -1 for none, got ", alpha);
+  if (!(gamma >= 0)) fail(op, "expected gamma of at least 0, got ", gamma);
+}
+
 // What a sum of losses is divided by.
 inline double divisor(Reduction reduction, int64_t size) {
   return reduction == Reduction::kMean ? static_cast<double>(size) : 1.0;

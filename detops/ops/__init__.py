@@ -1,5 +1,6 @@
 """The operators: torchvision's names and meanings, and those beyond (see README)."""
 
+from .balanced_l1_loss import balanced_l1_loss as balanced_l1_loss
 from .box_iou import box_iou as box_iou
 from .box_iou import complete_box_iou as complete_box_iou
 from .box_iou import distance_box_iou as distance_box_iou
@@ -19,4 +20,6 @@ from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
 from .roi_pool import RoIPool as RoIPool
 from .roi_pool import roi_pool as roi_pool
+from .sigmoid_focal_loss import sigmoid_focal_loss as sigmoid_focal_loss
+from .sigmoid_focal_loss import sigmoid_focal_loss_from_labels as sigmoid_focal_loss_from_labels
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss

@@ -19,6 +19,11 @@ def reduction_number(op: str, reduction: str) -> int:
     return REDUCTIONS[reduction]
 
 
+def is_wide(tensor: Tensor) -> bool:
+    """Whether the loss of a half-precision tensor is float32, as PyTorch's own is under autocast."""
+    return tensor.dtype in HALF and not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
+
+
 def check_reduction(op: str, reduction: int, least: int = 0) -> None:
     if not least <= reduction <= 2:
         _checks.fail(op, f"expected reduction from {least} to 2, got {reduction}")
@@ -31,6 +36,36 @@ def is_traced() -> bool:
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+def check_same_shape(op: str, a_name: str, a: Tensor, b_name: str, b: Tensor) -> None:
+    if a.shape != b.shape:
+        _checks.fail(op, f"expected {b_name} of the shape of {a_name}, {_shape(a)}, got {_shape(b)}")
+
+
+def check_pair(op: str, input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    """What losses of elements check of their tensors."""
+    _checks.check_floating(op, "input", input)
+    _checks.check_floating(op, "target", target)
+    check_same_shape(op, "input", input, "target", target)
+    _checks.check_same_device(op, "input", input, "target", target)
+    if weight is None:
+        return
+    _checks.check_floating(op, "weight", weight)
+    sizes = zip(reversed(weight.shape), reversed(input.shape), strict=False)
+    if weight.dim() > input.dim() or not all(size in (1, whole) for size, whole in sizes):
+        shapes = f"{_shape(input)}, got {_shape(weight)}"
+        _checks.fail(op, f"expected weight that broadcasts to the shape of input, {shapes}")
+    _checks.check_same_device(op, "input", input, "weight", weight)
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"
+
+
+def reduce(losses: Tensor, reduction: int) -> Tensor:
+    """In plain PyTorch."""
+    return losses if reduction == 0 else losses.sum() if reduction == 1 else losses.mean()
 
 
 def call_backward(op: Any, *args: Any) -> Tensor:
@@ -115,6 +150,74 @@ class _Eager(torch.autograd.Function):
             gradient = gradient.to(first.dtype)
         _, second, *others = loss.gradients((False, *needed[1:]), grad, ctx)
         return None, gradient, second, *others
+
+
+def define(
+    name: str,
+    check: Callable[..., None],
+    plain: Callable[..., Tensor],
+    *,
+    tensors: int,
+    backward: Callable[..., Tensor] | None = None,
+    order: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Loss:
+    """The loss of elements ``name(*tensors, *options, reduction, wide)``, with what traces need to know of it.
+
+    Args:
+        name: Of the operator; ``<name>_with_gradient`` and ``<name>_backward`` are there, too.
+        check: What the host function checks: ``check(op, *tensors, *options, reduction)``.
+        plain: The loss in plain PyTorch, of the same arguments without the name.
+        tensors: How many of the arguments are tensors.
+        backward: As of :class:`Loss`; by default that of a loss symmetric in its first two tensors.
+        order: Turns the input into one with axes in the order in memory that the result's have.
+    """
+    operators = torch.ops.detops
+    forward = getattr(operators, name).default
+    checked = len(forward._schema.arguments) - 1  # but for `wide`
+    input_name = forward._schema.arguments[0].name
+
+    def fake(*args: Any) -> Tensor:
+        check(name, *args[:checked])
+        dtype = torch.float32 if args[-1] and args[0].dtype in HALF else args[0].dtype
+        return _dense_like(order(args[0]), dtype) if args[-2] == 0 else args[0].new_empty((), dtype=dtype)
+
+    def fake_with_gradient(*args: Any) -> tuple[Tensor, Tensor]:
+        check_reduction(name, args[-2], least=1)
+        return fake(*args), _dense_like(order(args[0]), args[0].dtype)
+
+    def fake_backward(grad: Tensor, *args: Any) -> Tensor:
+        op = f"{name}_backward"
+        check(op, *args[:checked])
+        _checks.check_floating(op, "grad", grad)
+        _checks.check_same_device(op, input_name, args[0], "grad", grad)
+        if args[checked - 1] == REDUCTIONS["none"]:
+            check_same_shape(op, input_name, args[0], "grad", grad)
+        else:
+            _checks.check_shape(op, "grad", grad, ())
+        return _dense_like(order(args[0]), args[0].dtype)
+
+    def symmetric_backward(position: int, grad: Tensor, first: Tensor, second: Tensor, *others: Any) -> Tensor:
+        pair = (first, second) if position == 0 else (second, first)
+        return call_backward(getattr(operators, f"{name}_backward").default, grad, *pair, *others[:-1])
+
+    torch.library.register_fake(f"detops::{name}", fake)
+    torch.library.register_fake(f"detops::{name}_with_gradient", fake_with_gradient)
+    torch.library.register_fake(f"detops::{name}_backward", fake_backward)
+    with_gradient = getattr(operators, f"{name}_with_gradient").default
+    loss = Loss(forward, with_gradient, backward or symmetric_backward, tensors, checked - 1)
+    loss.register_autograd()
+    register_second_derivative(f"detops::{name}_backward", plain, tensors)
+    return loss
+
+
+def _dense_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor without gaps whose axes lie in memory in the order that those of the given one do."""
+    strides, step = [0] * tensor.dim(), 1
+    steps = tensor.stride()
+    for axis in sorted(range(tensor.dim()), key=lambda axis: -steps[axis])[::-1]:
+        strides[axis] = step
+        step = step * max(tensor.shape[axis], 1)
+    return tensor.new_empty_strided(tensor.shape, strides, dtype=dtype)
 
 
 def register_second_derivative(backward: str, plain: Callable[..., Tensor], tensors: int) -> None:

@@ -1,0 +1,173 @@
+// Focal loss of logits: RetinaNet (arXiv:1708.02002, section 3). With q = |t - sigmoid(x)| for a target t of 0 or 1,
+// the loss is -alpha_t q^gamma log(1 - q).
+#pragma once
+#include "../math/exponential.h"
+#include "pair_loss.h"
+#if !defined(__CUDACC__)
+#include "../core/simd.h"
+#endif
+
+namespace detops {
+// The sigmoid and the logarithms that go with it, without overflow or cancellation.
+template <typename V>
+struct Logistic {
+  V p, not_p;      // sigmoid(x), sigmoid(-x)
+  V log_rest;      // log(1 + exp(-|x|))
+  V above, below;  // max(x, 0), max(-x, 0)
+
+  DETOPS_HD explicit Logistic(V x) {
+    const V one = constant<V>(1), two = constant<V>(2), e = exponential(min(x, V{} - x));
+    V high, low;  // sigmoid(|x|), sigmoid(-|x|)
+    if constexpr (Layout<V>::kIsDouble) {
+      high = one / (one + e);
+      log_rest = logarithm1p(e);
+    } else {
+      // log(1 + e) = 2 (s + s^3 / 3 + s^5 / 5 + ...) for s = e / (2 + e); both quotients from one division.
+      const V inverse = one / ((one + e) * (two + e));
+      high = (two + e) * inverse;
+      const V s = e * ((one + e) * inverse), z = s * s;
+      log_rest = two * (s + s * z * polynomial(z, 1.0 / 3, 1.0 / 5, 1.0 / 7, 1.0 / 9, 1.0 / 11, 1.0 / 13));
+    }
+    low = e * high;
+    const auto positive = x > V{};
+    p = select(positive, high, low);
+    not_p = select(positive, low, high);
+    above = max(x, V{});
+    below = max(V{} - x, V{});
+  }
+
+  DETOPS_HD V minus_log_p() const { return below + log_rest; }
+  DETOPS_HD V minus_log_not_p() const { return above + log_rest; }
+};
+
+// -log, where it is multiplied by what is 0 if it is larger than this: the product is then 0, not NaN.
+template <typename V>
+DETOPS_HD V finite(V minus_log) {
+  return min(minus_log, constant<V>(1e4));
+}
+
+template <typename A>
+struct FocalTerms {
+  static constexpr int kVariants = 2, kUnroll = 1;
+  static constexpr double kNeutral = -INFINITY, kNanoseconds = 1.0;
+
+  A positive, negative;  // weights: alpha and 1 - alpha
+  A gamma;
+  bool squares;  // gamma is 2
+
+  // A negative alpha: no weights.
+  FocalTerms(double alpha, double gamma_)
+      : positive(static_cast<A>(alpha < 0 ? 1 : alpha)),
+        negative(static_cast<A>(alpha < 0 ? 1 : 1 - alpha)),
+        gamma(static_cast<A>(gamma_)),
+        squares(gamma_ == 2) {}
+
+  DETOPS_HD int variant() const { return squares; }
+
+  // Of a target that is 1 where `is_positive`, else 0.
+  template <int kSquares, typename V, typename M>
+  DETOPS_HD LossAndSlope<V> hard(V x, M is_positive) const {
+    const V wrong = select(is_positive, V{} - x, x);  // logit of the wrong answer
+    const Logistic<V> q(wrong);
+    const V cross_entropy = q.minus_log_not_p();
+    const V modulation = kSquares ? q.p * q.p : exponential((V{} - gamma) * finite(q.minus_log_p()));
+    const V scale = select(is_positive, V{} + positive, V{} + negative) * modulation;
+    const V slope = scale * (q.p + (V{} + gamma) * q.not_p * finite(cross_entropy));
+    return {scale * cross_entropy, select(is_positive, V{} - slope, slope)};
+  }
+
+  // What the loss of a soft target is made of.
+  template <typename V>
+  struct Soft {
+    V q, modulation, modulation_slope;  // q = p (1 - t) + (1 - p) t; q^gamma and its derivative
+    V cross_entropy, scale;
+  };
+  template <int kSquares, typename V>
+  DETOPS_HD Soft<V> soft(const Logistic<V>& of, V t) const {
+    const V not_t = constant<V>(1) - t, q = of.p * not_t + of.not_p * t, g = V{} + gamma;
+    const V cross_entropy = t * of.minus_log_p() + not_t * of.minus_log_not_p();
+    const V scale = t * (V{} + positive) + not_t * (V{} + negative);
+    if constexpr (kSquares) return {q, q * q, q + q, cross_entropy, scale};
+    const V log = logarithm(max(q, constant<V>(1e-37)));
+    return {q, exponential(g * log), g * exponential((g - constant<V>(1)) * log), cross_entropy, scale};
+  }
+};
+
+// With respect to the logits.
+template <typename A>
+struct FocalLoss : FocalTerms<A> {
+  using FocalTerms<A>::FocalTerms;
+
+  template <int kSquares, typename V>
+  DETOPS_HD LossAndSlope<V> at(V x, V t) const {
+    const V one = constant<V>(1);
+    const auto is_positive = t == one, is_hard = is_positive | (t == V{});
+    const LossAndSlope<V> hard = this->template hard<kSquares>(x, is_positive);
+    if (all(is_hard)) return hard;
+    const Logistic<V> of(x);
+    const auto terms = this->template soft<kSquares>(of, t);
+    const V slope_of_q = of.p * of.not_p * (one - (t + t));
+    const V slope = (of.p * (one - t) - of.not_p * t) * terms.modulation +
+                    finite(terms.cross_entropy) * terms.modulation_slope * slope_of_q;
+    return {select(is_hard, hard.loss, terms.scale * terms.cross_entropy * terms.modulation),
+            select(is_hard, hard.slope, terms.scale * slope)};
+  }
+};
+
+// With respect to the targets; backward only.
+template <typename A>
+struct FocalLossOfTargets : FocalTerms<A> {
+  using FocalTerms<A>::FocalTerms;
+
+  template <int kSquares, typename V>
+  DETOPS_HD LossAndSlope<V> at(V x, V t) const {
+    const Logistic<V> of(x);
+    const auto terms = this->template soft<kSquares>(of, t);
+    const V of_scale = (V{} + (this->positive - this->negative)) * terms.cross_entropy * terms.modulation;
+    const V of_modulation = terms.cross_entropy * terms.modulation_slope * (of.not_p - of.p);
+    return {V{}, of_scale + terms.scale * (of_modulation - x * terms.modulation)};
+  }
+};
+
+// ---- From labels ---------------------------------------------------------------------------------------------------
+
+// How the targets of a class are coded: 1 for the label's, 0 for the others, this for all of an ignored row.
+constexpr double kIgnored = -1;
+
+template <typename A>
+struct FocalLossOfCodes : FocalTerms<A> {
+  using FocalTerms<A>::FocalTerms;
+
+  template <int kSquares, typename V>
+  DETOPS_HD LossAndSlope<V> at(V x, V code) const {
+    const LossAndSlope<V> hard = this->template hard<kSquares>(x, code == constant<V>(1));
+    const auto ignored = code < V{};
+    return {select(ignored, V{}, hard.loss), select(ignored, V{}, hard.slope)};
+  }
+};
+
+// Labels (N,) of rows of C logits: a class, C for none, all else ignored.
+struct RawLabels {
+  const char* data;
+  ScalarType dtype;  // an integer
+  int64_t stride;    // in elements
+  int64_t classes;
+  bool in_packs = true;  // computed, not read
+
+  DETOPS_HD int64_t load(int64_t row) const {
+    const int64_t at = row * stride;
+    switch (dtype) {
+      case ScalarType::Byte:
+        return reinterpret_cast<const uint8_t*>(data)[at];
+      case ScalarType::Char:
+        return reinterpret_cast<const int8_t*>(data)[at];
+      case ScalarType::Short:
+        return reinterpret_cast<const int16_t*>(data)[at];
+      case ScalarType::Int:
+        return reinterpret_cast<const int32_t*>(data)[at];
+      default:
+        return reinterpret_cast<const int64_t*>(data)[at];
+    }
+  }
+};
+}  // namespace detops
