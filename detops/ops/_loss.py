@@ -238,6 +238,8 @@ def register_second_derivative(backward: str, plain: Callable[..., Tensor], tens
             (gradient,) = torch.autograd.grad(loss, leaves[1], leaves[0].to(loss.dtype), create_graph=True)
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         found = iter(torch.autograd.grad(gradient, inputs, grad.to(gradient.dtype), allow_unused=True))
-        return *(next(found) if leaf.requires_grad else None for leaf in leaves), *(None for _ in (*others, *ctx.options))
+        return *(next(found) if leaf.requires_grad else None for leaf in leaves), *(
+            None for _ in (*others, *ctx.options)
+        )
 
     torch.library.register_autograd(backward, double_backward, setup_context=setup)

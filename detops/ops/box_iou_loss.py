@@ -22,9 +22,9 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "n
         eps: Added to the areas of union and hull, which are denominators.
 
     Returns:
-        (), or (...) without reduction; float64 if one of the inputs is, else float32, under ``torch.autocast`` too. From
-        0 to 2 for boxes with an area; the mean of no pairs is 0; NaN gives NaN. The sum does not depend on the number
-        of threads. Differentiable, twice, in both inputs; the gradient is finite for finite boxes with or without area.
+        (), or (...) without reduction; float64 if one of the inputs is, else float32, under ``torch.autocast`` too. 0 to
+        2 for boxes with an area; the mean of no pairs is 0; NaN gives NaN. The sum does not depend on the number of
+        threads. Differentiable, twice, in both inputs; the gradient is finite for finite boxes, with area or without.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above.
