@@ -1,45 +1,13 @@
 // Focal loss of logits: RetinaNet (arXiv:1708.02002, section 3). With q = |t - sigmoid(x)| for a target t of 0 or 1,
 // the loss is -alpha_t q^gamma log(1 - q).
 #pragma once
-#include "../math/exponential.h"
+#include "../math/logistic.h"
 #include "pair_loss.h"
 #if !defined(__CUDACC__)
 #include "../core/simd.h"
 #endif
 
 namespace detops {
-// The sigmoid and the logarithms that go with it, without overflow or cancellation.
-template <typename V>
-struct Logistic {
-  V p, not_p;      // sigmoid(x), sigmoid(-x)
-  V log_rest;      // log(1 + exp(-|x|))
-  V above, below;  // max(x, 0), max(-x, 0)
-
-  DETOPS_HD explicit Logistic(V x) {
-    const V one = constant<V>(1), two = constant<V>(2), e = exponential(min(x, V{} - x));
-    V high, low;  // sigmoid(|x|), sigmoid(-|x|)
-    if constexpr (Layout<V>::kIsDouble) {
-      high = one / (one + e);
-      log_rest = logarithm1p(e);
-    } else {
-      // log(1 + e) = 2 (s + s^3 / 3 + s^5 / 5 + ...) for s = e / (2 + e); both quotients from one division.
-      const V inverse = one / ((one + e) * (two + e));
-      high = (two + e) * inverse;
-      const V s = e * ((one + e) * inverse), z = s * s;
-      log_rest = two * (s + s * z * polynomial(z, 1.0 / 3, 1.0 / 5, 1.0 / 7, 1.0 / 9, 1.0 / 11, 1.0 / 13));
-    }
-    low = e * high;
-    const auto positive = x > V{};
-    p = select(positive, high, low);
-    not_p = select(positive, low, high);
-    above = max(x, V{});
-    below = max(V{} - x, V{});
-  }
-
-  DETOPS_HD V minus_log_p() const { return below + log_rest; }
-  DETOPS_HD V minus_log_not_p() const { return above + log_rest; }
-};
-
 // -log, where it is multiplied by what is 0 if it is larger than this: the product is then 0, not NaN.
 template <typename V>
 DETOPS_HD V finite(V minus_log) {

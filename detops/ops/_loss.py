@@ -81,6 +81,7 @@ class Loss:
     """A loss with a derivative in its first two arguments.
 
     Args:
+        name: Of the public function.
         forward: The operator: tensors first, then other arguments.
         with_gradient: The same arguments to the loss, a sum or mean, and its gradient in the first tensor.
         backward: The gradient in one tensor: ``backward(position, grad, *arguments)``.
@@ -88,6 +89,7 @@ class Loss:
         reduction: Position of the reduction's number among the arguments.
     """
 
+    name: str
     forward: Any
     with_gradient: Any
     backward: Callable[..., Tensor]
@@ -159,6 +161,7 @@ def define(
     *,
     tensors: int,
     backward: Callable[..., Tensor] | None = None,
+    position: Callable[..., int] = lambda *options: 0,
     order: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Loss:
     """The loss of elements ``name(*tensors, *options, reduction, wide)``, with what traces need to know of it.
@@ -169,6 +172,7 @@ def define(
         plain: The loss in plain PyTorch, of the same arguments without the name.
         tensors: How many of the arguments are tensors.
         backward: As of :class:`Loss`; by default that of a loss symmetric in its first two tensors.
+        position: As of :func:`register_second_derivative`.
         order: Turns the input into one with axes in the order in memory that the result's have.
     """
     operators = torch.ops.detops
@@ -204,9 +208,9 @@ def define(
     torch.library.register_fake(f"detops::{name}_with_gradient", fake_with_gradient)
     torch.library.register_fake(f"detops::{name}_backward", fake_backward)
     with_gradient = getattr(operators, f"{name}_with_gradient").default
-    loss = Loss(forward, with_gradient, backward or symmetric_backward, tensors, checked - 1)
+    loss = Loss(name, forward, with_gradient, backward or symmetric_backward, tensors, checked - 1)
     loss.register_autograd()
-    register_second_derivative(f"detops::{name}_backward", plain, tensors)
+    register_second_derivative(f"detops::{name}_backward", plain, tensors, position)
     return loss
 
 
@@ -220,10 +224,13 @@ def _dense_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.new_empty_strided(tensor.shape, strides, dtype=dtype)
 
 
-def register_second_derivative(backward: str, plain: Callable[..., Tensor], tensors: int) -> None:
-    """Make a backward operator ``(grad, *tensors, *others)`` differentiable in ``grad`` and the first two tensors.
+def register_second_derivative(
+    backward: str, plain: Callable[..., Tensor], tensors: int, position: Callable[..., int] = lambda *options: 0
+) -> None:
+    """Make a backward operator ``(grad, *tensors, *options)`` differentiable in ``grad`` and the first two tensors.
 
     Second derivatives are rare: ``plain``, the loss of the arguments after ``grad`` in plain PyTorch, gives them.
+    ``position(*options)`` is that of the tensor whose gradient the operator computes.
     """
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -235,7 +242,8 @@ def register_second_derivative(backward: str, plain: Callable[..., Tensor], tens
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in (grad_of_loss, first, second)]
             loss = plain(*leaves[1:], *others, *ctx.options)
-            (gradient,) = torch.autograd.grad(loss, leaves[1], leaves[0].to(loss.dtype), create_graph=True)
+            wanted = leaves[1 + position(*ctx.options)]
+            (gradient,) = torch.autograd.grad(loss, wanted, leaves[0].to(loss.dtype), create_graph=True)
         inputs = [leaf for leaf in leaves if leaf.requires_grad]
         found = iter(torch.autograd.grad(gradient, inputs, grad.to(gradient.dtype), allow_unused=True))
         return *(next(found) if leaf.requires_grad else None for leaf in leaves), *(

@@ -22,9 +22,10 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "n
         eps: Added to the areas of union and hull, which are denominators.
 
     Returns:
-        (), or (...) without reduction; float64 if one of the inputs is, else float32, under ``torch.autocast`` too. 0 to
-        2 for boxes with an area; the mean of no pairs is 0; NaN gives NaN. The sum does not depend on the number of
-        threads. Differentiable, twice, in both inputs; the gradient is finite for finite boxes, with area or without.
+        (), or (...) without reduction; float64 if one of the inputs is, else float32, also under ``torch.autocast``.
+        From 0 to 2 for boxes with an area; the mean of no pairs is 0; NaN gives NaN. The sum does not depend on the
+        number of threads. Differentiable, twice, in both inputs; the gradient is finite for finite boxes, with area or
+        without.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above.
@@ -75,7 +76,7 @@ def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
 
 def _call(loss: _loss.Loss, boxes1: Tensor, boxes2: Tensor, reduction: str, eps: float) -> Tensor:
     """Take boxes (N, 4) as they are, others as rows."""
-    number = _loss.reduction_number(loss.forward._schema.name.removeprefix("detops::"), reduction)
+    number = _loss.reduction_number(loss.name, reduction)
     if boxes1.dim() == 2 and boxes1.shape == boxes2.shape:
         return loss(boxes1, boxes2, eps, number)
     if boxes1.shape != boxes2.shape and _broadcast(boxes1.shape, boxes2.shape):
@@ -121,7 +122,7 @@ def _make(name: str) -> _loss.Loss:
         return boxes1.new_empty(shape, dtype=_dtype(boxes1, boxes2))
 
     torch.library.register_fake(f"detops::{name}", fake)
-    loss = _loss.Loss(getattr(torch.ops.detops, name).default, with_gradient, backward, tensors=2, reduction=3)
+    loss = _loss.Loss(name, getattr(torch.ops.detops, name).default, with_gradient, backward, tensors=2, reduction=3)
     loss.register_autograd()
     return loss
 

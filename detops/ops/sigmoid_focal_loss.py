@@ -37,7 +37,7 @@ def sigmoid_focal_loss(
     """
     number = _arguments("sigmoid_focal_loss", alpha, gamma, reduction)
     wide = _loss.is_wide(inputs)
-    if inputs.dtype is not targets.dtype and targets.is_floating_point():
+    if inputs.dtype is not targets.dtype and inputs.is_floating_point() and targets.is_floating_point():
         wide = wide or inputs.dtype in _loss.HALF
         if targets.dtype is torch.float64:
             inputs = inputs.double()
@@ -134,7 +134,11 @@ def _plain_from_labels(logits: Tensor, labels: Tensor, alpha: float, gamma: floa
     return _loss.reduce(torch.where(known[:, None], losses, 0.0), reduction)
 
 
-_FROM_TARGETS = _loss.define("sigmoid_focal_loss", _check, _plain, tensors=2, backward=_backward)
+def _position(alpha: float, gamma: float, reduction: int, of_targets: bool) -> int:
+    return int(of_targets)
+
+
+_FROM_TARGETS = _loss.define("sigmoid_focal_loss", _check, _plain, tensors=2, backward=_backward, position=_position)
 _FROM_LABELS = _loss.define(
     "sigmoid_focal_loss_from_labels",
     _check_labels,

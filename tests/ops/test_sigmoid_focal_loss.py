@@ -140,10 +140,11 @@ def clear_of_kinks(*shape: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_operator(device: torch.device, reduction: str) -> None:
+    shapes = ((3, 4), (5, 7), (2, 3, 2, 2)) if reduction == "none" else ((12,), (35,), (24, 1))  # sums: in one order
     samples = [
-        Sample((*clear_of_kinks(3, 4), 0.25, 2, reduction), differentiable=(0, 1)),
-        Sample((clear_of_kinks(5, 7)[0], hard_targets(5, 7), 0.25, 1.5, reduction), differentiable=(0,)),
-        Sample((*clear_of_kinks(2, 3, 2, 2), -1, 3.0, reduction), differentiable=(0, 1)),
+        Sample((*clear_of_kinks(*shapes[0]), 0.25, 2, reduction), differentiable=(0, 1)),
+        Sample((clear_of_kinks(*shapes[1])[0], hard_targets(*shapes[1]), 0.25, 1.5, reduction), differentiable=(0,)),
+        Sample((*clear_of_kinks(*shapes[2]), -1, 3.0, reduction), differentiable=(0, 1)),
     ]
     check_operator(sigmoid_focal_loss, samples, device, second_derivative=True)
     if reduction != "none":
