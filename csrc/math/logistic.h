@@ -4,8 +4,8 @@
 #include "exponential.h"
 
 namespace detops {
-// exp(x) of a number up to 0, in float below 2^-126 0. Its chain of dependent operations is half that of exponential(): a
-// processor that waits for it is bound by that.
+// exp(x) of a number up to 0, in float below 2^-126 0. Its chain of dependent operations is half that of exponential():
+// a processor that waits for it is bound by that.
 template <typename V>
 DETOPS_HD V falling_exponential(V x) {
   if constexpr (Layout<V>::kIsDouble) {

@@ -19,7 +19,7 @@ struct Factors {
 // Losses of a piece times their weights; returns their sum. out, if given, gets the losses or, when there are any, the
 // gradients. count is a multiple of 64.
 template <Pass kPass, int kVariant, typename V, typename Formula, typename A, typename X, typename Y, typename Out>
-DETOPS_HD double run_piece(const X* x, const Y* y, const A* w, const A* g, Factors<A> factors, const Formula& formula,
+DETOPS_HD double run_piece(const X* x, const Y* y, const A* w, const A* g, Factors<A> factors, Formula formula,
                            int64_t count, Out* out) {
   constexpr int64_t kLanes = sizeof(V) / sizeof(A), kUnroll = Formula::kUnroll;
   const V mean = broadcast<V>(factors.mean), grad = broadcast<V>(factors.grad);
