@@ -168,6 +168,7 @@ Tensor loss(Overlap kind, const Tensor& boxes1, const Tensor& boxes2, double eps
   const ScalarType dtype = loss_dtype(boxes1, boxes2);
   const int64_t rows = boxes1.size(0);
   Tensor output = reduces ? new_tensor<0>(boxes1, {}, dtype) : new_tensor<1>(boxes1, {rows}, dtype);
+  if (!reduces && rows == 0) return output;
   dispatch_loss(kind, dtype, [&](auto overlap, auto type) {
     constexpr Overlap kKind = decltype(overlap)::value;
     using A = typename decltype(type)::type;

@@ -86,8 +86,8 @@ def apart(*shape: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_operator(device: torch.device, reduction: str) -> None:
-    samples = [Sample((*apart(12), 0.5, 1.5, 1.0, reduction), differentiable=(0, 1))]
-    if reduction == "none":  # sums depend on the order in memory
+    samples = [Sample((*apart(2), 0.5, 1.5, 1.0, reduction), differentiable=(0, 1))]
+    if reduction == "none":  # the order of a sum depends on the layout
         samples += [
             Sample((*apart(5, 4), 0.25, 1.0, 0.75, reduction, numbers(5, 1)), differentiable=(0, 1)),
             Sample((*apart(2, 3, 2, 2), 0.5, 1.5, 1.0, reduction, numbers(3, 1, 2)), differentiable=(0, 1)),
