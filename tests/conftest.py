@@ -18,9 +18,15 @@ def _places(module: str) -> list[str]:
     operator = module.rpartition(".")[2].removeprefix("test_")
     if operator in kernels():
         places.append("emulated")
-    if torch.cuda.is_available() and torch._C._dispatch_has_kernel_for_dispatch_key(f"detops::{operator}", "CUDA"):
+    if torch.cuda.is_available() and _has_cuda(operator):
         places.append("cuda")
     return places
+
+
+def _has_cuda(family: str) -> bool:
+    """Whether an operator has a CUDA kernel, or those of a family: ``generalized_box_iou_loss`` of ``box_iou_loss``."""
+    names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("detops::")]
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA") for name in names if name.endswith(family))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

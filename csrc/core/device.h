@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #if defined(__CUDACC__)
@@ -37,6 +38,14 @@ struct Accumulator<double> {
 template <typename T>
 using acc_t = typename Accumulator<T>::type;
 
+template <typename To, typename From>
+DETOPS_HD To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
 // For numbers and, on the CPU, SIMD vectors of them. min and max return a at a tie and where b is NaN.
 template <typename V>
 DETOPS_HD V min(V a, V b) {
@@ -67,6 +76,7 @@ template <typename Condition, typename V>
 DETOPS_HD V select(Condition condition, V yes, V no) {
   return condition ? yes : no;
 }
+DETOPS_HD bool all(bool condition) { return condition; }
 // x as a V, in every lane of a vector.
 template <typename V>
 DETOPS_HD V constant(double x) {

@@ -114,13 +114,6 @@ template <typename V>
 DETOPS_HD V broadcast(element_t<V> x) {
   return V{} + x;  // x + 0 is x, but for the sign of a negative zero
 }
-template <typename To, typename From>
-DETOPS_HD To bit_cast(const From& from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 // One bit per lane of a comparison's result.
 template <typename M>
@@ -143,6 +136,12 @@ DETOPS_HD uint32_t bits(M mask) {
   uint32_t result = 0;
   for (size_t i = 0; i < sizeof(M) / sizeof(element_t<M>); ++i) result |= static_cast<uint32_t>(mask[i] != 0) << i;
   return result;
+}
+
+// Whether a comparison holds in every lane.
+template <typename M>
+DETOPS_HD bool all(M mask) {
+  return bits(mask) == static_cast<uint32_t>((uint64_t{1} << sizeof(M) / sizeof(element_t<M>)) - 1);
 }
 
 template <typename V>
@@ -244,5 +243,18 @@ DETOPS_HD EvenOdd<V> deinterleave(V a, V b) {
   decltype(V{} < V{}) even;
   for (int i = 0; i < n; ++i) even[i] = 2 * i;
   return {__builtin_shuffle(a, b, even), __builtin_shuffle(a, b, even + 1)};
+}
+
+// The inverse: a0, b0, a1, b1, ... as two vectors.
+template <typename V>
+struct FrontBack {
+  V front, back;
+};
+template <typename V>
+DETOPS_HD FrontBack<V> interleave(V a, V b) {
+  constexpr int n = sizeof(V) / sizeof(element_t<V>);
+  decltype(V{} < V{}) front;
+  for (int i = 0; i < n; ++i) front[i] = i / 2 + i % 2 * n;
+  return {__builtin_shuffle(a, b, front), __builtin_shuffle(a, b, front + n / 2)};
 }
 }  // namespace detops

@@ -48,6 +48,7 @@ DETOPS_HD void overlap_rows(const Side<A>& a, const Side<A>& b, A eps, int64_t b
   using V = Vec<Isa, A>;
   constexpr int64_t kLanes = lanes<Isa, A>;
   const int64_t m = b.boxes.size;
+  const ScoreDenominators<V> denominators{broadcast<V>(eps)};
   for (int64_t i = begin; i < end; ++i) {
     const Box<V> row = broadcast<V>(a.boxes[i]);
     const BoxTraits<V> of_row = a.template every<V>(i);
@@ -55,8 +56,7 @@ DETOPS_HD void overlap_rows(const Side<A>& a, const Side<A>& b, A eps, int64_t b
     for (int64_t next = 0; next < m; next += kLanes) {
       // The last vector overlaps the one before it; fewer boxes than lanes go through a buffer.
       const int64_t j = std::max<int64_t>(std::min(next, m - kLanes), 0);
-      const V score =
-          overlap<kKind>(row, b.boxes.template vector<V>(j), of_row, b.template vector<V>(j), broadcast<V>(eps));
+      const V score = overlap<kKind>(row, b.boxes.template vector<V>(j), of_row, b.template vector<V>(j), denominators);
       const auto cast = __builtin_convertvector(score, typename VecOf<Out, kLanes * sizeof(Out)>::type);
       if (m >= kLanes) {
         std::memcpy(out + j, &cast, sizeof cast);
@@ -84,6 +84,7 @@ DETOPS_HD void overlap_backward_rows(const Side<A>& a, const Side<A>& b, A eps, 
   using V = Vec<Isa, A>;
   constexpr int64_t kLanes = lanes<Isa, A>;
   const int64_t m = b.boxes.size;
+  const ScoreDenominators<V> denominators{broadcast<V>(eps)};
   for (int64_t i = begin; i < end; ++i) {
     const Box<V> row = broadcast<V>(a.boxes[i]);
     const BoxTraits<V> of_row = a.template every<V>(i);
@@ -97,7 +98,7 @@ DETOPS_HD void overlap_backward_rows(const Side<A>& a, const Side<A>& b, A eps, 
       }
       Box<V> d_column = {load<V>(column_sums.x1 + j), load<V>(column_sums.y1 + j), load<V>(column_sums.x2 + j),
                          load<V>(column_sums.y2 + j)};
-      overlap_backward<kKind>(row, b.boxes.template vector<V>(j), of_row, b.template vector<V>(j), broadcast<V>(eps),
+      overlap_backward<kKind>(row, b.boxes.template vector<V>(j), of_row, b.template vector<V>(j), denominators,
                               load<V>(from), d_row, d_column);
       store(column_sums.x1 + j, d_column.x1);
       store(column_sums.y1 + j, d_column.y1);

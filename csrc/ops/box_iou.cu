@@ -50,14 +50,15 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(ForwardArgs<Out> a) {
     columns[c] = know<kKind, A>(a.of.boxes2, image, min<int64_t>(first + c * apart, m - 1));
   }
   __syncthreads();
+  const ScoreDenominators<A> denominators{static_cast<A>(a.of.eps)};
   for (int r = static_cast<int>(threadIdx.y); r < num_rows; r += static_cast<int>(blockDim.y)) {
     const Known<A> row = rows[r];
     Out* out = a.of.output + (image * n + first_row + r) * m + first;
     Out scores[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      scores[c] = static_cast<Out>(
-          overlap<kKind>(row.box, columns[c].box, row.traits, columns[c].traits, static_cast<A>(a.of.eps)));
+      scores[c] =
+          static_cast<Out>(overlap<kKind>(row.box, columns[c].box, row.traits, columns[c].traits, denominators));
     }
     if (a.in_packs && first < m) {
       store_packs(out, scores);
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 3) box_iou_back
   const int64_t end_row = min(n, (row_tile + 1) * a.tiles.rows), j = first_column + lane_id();
   const Known<A> column = know<kKind, A>(a.boxes2, image, min(j, m - 1));
   const A* grad = a.grad + image * a.grad_image_stride + j * a.grad_column_stride;
+  const ScoreDenominators<A> denominators{static_cast<A>(a.eps)};
   Box<A> d_column{};
   for (int64_t first_row = row_tile * a.tiles.rows; first_row < end_row; first_row += kThreads) {
     const int num_rows = static_cast<int>(min<int64_t>(kThreads, end_row - first_row));
@@ -110,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(A) == 8 ? 2 : 3) box_iou_back
       const Known<A> row = rows[r];
       Box<A> d_row{};
       if (j < m) {
-        overlap_backward<kKind>(row.box, column.box, row.traits, column.traits, static_cast<A>(a.eps),
+        overlap_backward<kKind>(row.box, column.box, row.traits, column.traits, denominators,
                                 grad[i * a.grad_row_stride], d_row, d_column);
       }
       const A sum = warp_sums(d_row);

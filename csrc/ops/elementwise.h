@@ -27,18 +27,23 @@ inline void check_broadcasts(const char* op, const char* a_name, const Tensor& a
   fail(op, "expected ", b_name, " that broadcasts to the shape of ", a_name, ", ", shape_of(a), ", got ", shape_of(b));
 }
 
-// The order in which elements are visited, that of the first tensor's memory, and each operand's strides in it. Axes
-// that all operands step through alike are one.
+// The order in which elements are visited, that of the first tensor's memory or of its axes, and each operand's strides
+// in it. Axes that all operands step through alike are one.
+enum class Order { kMemory, kAxes };
 struct Loop {
   std::vector<int64_t> sizes;                 // outermost first
   std::vector<std::vector<int64_t>> strides;  // of each operand, in elements; 0 where it is repeated
   int64_t size = 1;
 
-  Loop(const Tensor& like, std::initializer_list<const Tensor*> operands) : strides(operands.size()) {
+  Loop(const Tensor& like, std::initializer_list<const Tensor*> operands, Order order = Order::kMemory)
+      : strides(operands.size()) {
     const int64_t dim = like.dim();
     axes_.resize(dim);
     for (int64_t d = 0; d < dim; ++d) axes_[d] = d, size *= like.size(d);
-    std::stable_sort(axes_.begin(), axes_.end(), [&](int64_t a, int64_t b) { return like.stride(a) > like.stride(b); });
+    if (order == Order::kMemory) {
+      std::stable_sort(axes_.begin(), axes_.end(),
+                       [&](int64_t a, int64_t b) { return like.stride(a) > like.stride(b); });
+    }
     for (const int64_t axis : axes_) {
       if (like.size(axis) == 1) continue;
       std::vector<int64_t> steps;

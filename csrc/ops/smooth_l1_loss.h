@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <limits>
 
-#include "../core/device.h"
-#include "raw_elements.h"
+#include "pair_loss.h"
 
 namespace detops {
 template <typename A>
 struct SmoothL1 {
+  static constexpr int kVariants = 2, kUnroll = 4;
+  static constexpr double kNeutral = 0, kNanoseconds = 0.1;
+
   A half_beta, over_beta;
   bool absolute;  // beta is 0, or so small that its inverse is no number: the loss is |d|
 
@@ -17,51 +19,16 @@ struct SmoothL1 {
         over_beta(static_cast<A>(1 / beta)),
         absolute(!(over_beta <= std::numeric_limits<A>::max())) {}
 
-  // |d| / beta, at most 1: the slope but for its sign. NaN stays NaN.
-  template <typename V>
-  DETOPS_HD V steepness(V distance) const {
-    return min(distance * (V{} + over_beta), constant<V>(1));
-  }
+  DETOPS_HD int variant() const { return absolute; }
 
-  template <bool kAbsolute, typename V>
-  DETOPS_HD V loss(V difference) const {
-    const V d = max(difference, -difference);
-    if constexpr (kAbsolute) return d;
-    const V steep = steepness(d);
-    return steep * (d - steep * (V{} + half_beta));
-  }
-
-  // Derivative with respect to the difference.
-  template <bool kAbsolute, typename V>
-  DETOPS_HD V slope(V difference) const {
+  template <int kAbsolute, typename V>
+  DETOPS_HD LossAndSlope<V> at(V x, V y) const {
+    const V difference = x - y, d = max(difference, -difference), one = constant<V>(1);
     if constexpr (kAbsolute) {
-      const V one = constant<V>(1);
-      return select(difference > V{}, one, select(difference < V{}, -one, difference));
+      return {d, select(difference > V{}, one, select(difference < V{}, -one, difference))};
     }
-    const V steep = steepness(max(difference, -difference));
-    return select(difference < V{}, -steep, steep);
+    const V steep = min(d * (V{} + over_beta), one);  // NaN stays NaN
+    return {steep * (d - steep * (V{} + half_beta)), select(difference < V{}, -steep, steep)};
   }
 };
-
-// ---- CUDA ----------------------------------------------------------------------------------------------------------
-
-template <typename A>
-struct SmoothL1Args {
-  RawLoop loop;
-  RawElements input, target, weight, grad;  // grad: of the backward pass, one number unless `each`
-  SmoothL1<A> formula;
-  bool each;       // element has a loss of its own, or else there is the sum of all
-  double divisor;  // of the sum
-};
-
-// Blocks that add up the losses of n elements, and room for their sums.
-inline int64_t smooth_l1_blocks(int64_t n) {
-  constexpr int64_t kOfBlock = 8192;
-  const int64_t blocks = (n + kOfBlock - 1) / kOfBlock;
-  return blocks < 1 ? 1 : blocks < kManyBlocks ? blocks : kManyBlocks;
-}
-template <typename T, typename Out>
-void smooth_l1_loss_cuda(const SmoothL1Args<acc_t<T>>& args, double* sums, Out* output, void* stream);
-template <typename T>
-void smooth_l1_loss_backward_cuda(const SmoothL1Args<acc_t<T>>& args, T* output, void* stream);
 }  // namespace detops

@@ -1,9 +1,13 @@
 """The operators: torchvision's names and meanings, and those beyond (see README)."""
 
+from .balanced_l1_loss import balanced_l1_loss as balanced_l1_loss
 from .box_iou import box_iou as box_iou
 from .box_iou import complete_box_iou as complete_box_iou
 from .box_iou import distance_box_iou as distance_box_iou
 from .box_iou import generalized_box_iou as generalized_box_iou
+from .box_iou_loss import complete_box_iou_loss as complete_box_iou_loss
+from .box_iou_loss import distance_box_iou_loss as distance_box_iou_loss
+from .box_iou_loss import generalized_box_iou_loss as generalized_box_iou_loss
 from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
@@ -20,4 +24,6 @@ from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
 from .roi_pool import RoIPool as RoIPool
 from .roi_pool import roi_pool as roi_pool
+from .sigmoid_focal_loss import sigmoid_focal_loss as sigmoid_focal_loss
+from .sigmoid_focal_loss import sigmoid_focal_loss_from_labels as sigmoid_focal_loss_from_labels
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss
