@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #if defined(__CUDACC__)
@@ -36,6 +37,14 @@ struct Accumulator<double> {
 };
 template <typename T>
 using acc_t = typename Accumulator<T>::type;
+
+template <typename To, typename From>
+DETOPS_HD To bit_cast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
 
 // For numbers and, on the CPU, SIMD vectors of them. min and max return a at a tie and where b is NaN.
 template <typename V>

@@ -114,13 +114,6 @@ template <typename V>
 DETOPS_HD V broadcast(element_t<V> x) {
   return V{} + x;  // x + 0 is x, but for the sign of a negative zero
 }
-template <typename To, typename From>
-DETOPS_HD To bit_cast(const From& from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 // One bit per lane of a comparison's result.
 template <typename M>
