@@ -22,49 +22,11 @@ struct alignas(64) Chunk {
   }
 };
 
-// Rows x1, y1, x2, y2 without gaps.
-template <typename V, typename A, typename T>
-DETOPS_HD void split_rows(const T* row, int64_t count, Chunk<A>& chunk) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes, row += 4 * kLanes) {
-    const auto front = deinterleave(load<V>(row), load<V>(row + kLanes));
-    const auto back = deinterleave(load<V>(row + 2 * kLanes), load<V>(row + 3 * kLanes));
-    const auto x = deinterleave(front.even, back.even), y = deinterleave(front.odd, back.odd);
-    store(chunk.x1 + i, x.even);
-    store(chunk.y1 + i, y.even);
-    store(chunk.x2 + i, x.odd);
-    store(chunk.y2 + i, y.odd);
-  }
-  for (; i < count; ++i, row += 4) {
-    chunk.x1[i] = static_cast<A>(row[0]);
-    chunk.y1[i] = static_cast<A>(row[1]);
-    chunk.x2[i] = static_cast<A>(row[2]);
-    chunk.y2[i] = static_cast<A>(row[3]);
-  }
-}
-
 template <typename Isa, typename A>
 DETOPS_HD void read_chunk(const BoxView& boxes, int64_t begin, Chunk<A>& chunk) {
   using V = Vec<Isa, A>;
   const int64_t count = std::min(kChunk, boxes.size - begin);
-  const bool dense = boxes.row_stride == 4 && boxes.column_stride == 1;
-  const char* row = boxes.data + begin * boxes.row_stride * element_size(boxes.dtype);
-  if constexpr (std::is_same_v<A, float>) {
-    if (dense && boxes.dtype == ScalarType::Float) {
-      split_rows<V>(reinterpret_cast<const float*>(row), count, chunk);
-    } else if (dense && boxes.dtype == ScalarType::Half) {
-      split_rows<V>(reinterpret_cast<const Half*>(row), count, chunk);
-    } else if (dense && boxes.dtype == ScalarType::BFloat16) {
-      split_rows<V>(reinterpret_cast<const BFloat16*>(row), count, chunk);
-    } else {
-      boxes.read(begin, count, chunk.x1, chunk.y1, chunk.x2, chunk.y2);
-    }
-  } else if (dense && boxes.dtype == ScalarType::Double) {
-    split_rows<V>(reinterpret_cast<const double*>(row), count, chunk);
-  } else {
-    boxes.read(begin, count, chunk.x1, chunk.y1, chunk.x2, chunk.y2);
-  }
+  boxes.read_vectors<V>(begin, count, chunk.x1, chunk.y1, chunk.x2, chunk.y2);
   chunk.begin = begin;
   chunk.size = count;
   const int64_t padded = (count + kBlock - 1) / kBlock * kBlock;
