@@ -1,5 +1,6 @@
 """The operators: torchvision's names and meanings, and those beyond (see README)."""
 
+from .anchor_grid import anchor_grid as anchor_grid
 from .box_iou import box_iou as box_iou
 from .box_iou import complete_box_iou as complete_box_iou
 from .box_iou import distance_box_iou as distance_box_iou
@@ -10,6 +11,7 @@ from .boxes import clip_boxes_to_image as clip_boxes_to_image
 from .boxes import remove_small_boxes as remove_small_boxes
 from .decode_boxes import decode_boxes as decode_boxes
 from .decode_boxes import encode_boxes as encode_boxes
+from .masks_to_boxes import masks_to_boxes as masks_to_boxes
 from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
