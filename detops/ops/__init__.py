@@ -21,3 +21,5 @@ from .roi_align import roi_align as roi_align
 from .roi_pool import RoIPool as RoIPool
 from .roi_pool import roi_pool as roi_pool
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss
+from .soft_nms import soft_nms as soft_nms
+from .soft_nms import soft_nms_padded as soft_nms_padded
