@@ -58,11 +58,11 @@ void anchor_grid_cpu(const std::vector<AnchorLevel>& levels, int64_t total, T* a
   });
 }
 
+// Of one level at least: the dispatcher knows no device without a tensor.
 void check(const std::vector<Tensor>& cell_anchors, const std::vector<int64_t>& sizes,
            const std::vector<int64_t>& strides) {
   const char* op = "anchor_grid";
   const size_t levels = cell_anchors.size();
-  if (levels == 0) fail(op, "expected cell_anchors of at least one level, got none");
   if (sizes.size() != 2 * levels) {
     fail(op, "expected feature_sizes of ", levels, " levels, got ", sizes.size() / 2);
   }

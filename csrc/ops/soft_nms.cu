@@ -49,7 +49,7 @@ DETOPS_D ImageColumns<A> read_image(const SoftNmsArgs<A>& a, int64_t image) {
   A* x1 = a.columns + image * 5 * size;
   const ImageColumns<A> columns{x1, x1 + size, x1 + 2 * size, x1 + 3 * size, x1 + 4 * size, size};
   for (int64_t i = threadIdx.x; i < size; i += blockDim.x) {
-    const Box<A> box = a.boxes.load<A>(image, i);
+    const Box<A> box = a.boxes.template load<A>(image, i);
     columns.x1[i] = box.x1, columns.y1[i] = box.y1, columns.x2[i] = box.x2, columns.y2[i] = box.y2;
     const A score = a.scores.visit(
         [&](const auto* from) { return static_cast<A>(from[image * a.scores.image_stride + i * a.scores.stride]); });

@@ -34,6 +34,8 @@ def anchor_grid(
         RuntimeError: If a shape, dtype, device or number of levels is not as above, or a size is negative.
         ValueError: If an entry of ``feature_sizes`` or ``strides`` is not a pair.
     """
+    if not cell_anchors:
+        _checks.fail("anchor_grid", "expected cell_anchors of at least one level, got none")
     sizes = _flat("feature_sizes", feature_sizes)
     steps = _flat("strides", [(step, step) if isinstance(step, (int, torch.SymInt)) else step for step in strides])
     return _ANCHOR_GRID(list(cell_anchors), sizes, steps)
@@ -51,8 +53,6 @@ def _flat(name: str, pairs: Sequence[Sequence[int]]) -> list[int]:
 @torch.library.register_fake("detops::anchor_grid")
 def _(cell_anchors: list[Tensor], sizes: list[int], strides: list[int]) -> Tensor:
     op, levels = "anchor_grid", len(cell_anchors)
-    if levels == 0:
-        _checks.fail(op, "expected cell_anchors of at least one level, got none")
     for name, pairs in (("feature_sizes", sizes), ("strides", strides)):
         if len(pairs) != 2 * levels:
             _checks.fail(op, f"expected {name} of {levels} levels, got {len(pairs) // 2}")
