@@ -42,7 +42,7 @@ def anchor_grid(
 
 
 def _flat(name: str, pairs: Sequence[Sequence[int]]) -> list[int]:
-    flat = []
+    flat: list[int] = []
     for i, pair in enumerate(pairs):
         if len(pair) != 2:
             raise ValueError(f"anchor_grid: expected {name}[{i}] (vertical, horizontal), got {pair}")
