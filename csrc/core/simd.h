@@ -238,23 +238,22 @@ struct EvenOdd {
   V even, odd;
 };
 template <typename V>
+struct EndToEnd {
+  V a, b;
+};
+template <typename V>
 DETOPS_HD EvenOdd<V> deinterleave(V a, V b) {
   constexpr int n = sizeof(V) / sizeof(element_t<V>);
   decltype(V{} < V{}) even;
   for (int i = 0; i < n; ++i) even[i] = 2 * i;
   return {__builtin_shuffle(a, b, even), __builtin_shuffle(a, b, even + 1)};
 }
-
-// The inverse: a0, b0, a1, b1, ... as two vectors.
+// And back: lanes of both in turn.
 template <typename V>
-struct FrontBack {
-  V front, back;
-};
-template <typename V>
-DETOPS_HD FrontBack<V> interleave(V a, V b) {
+DETOPS_HD EndToEnd<V> interleave(V even, V odd) {
   constexpr int n = sizeof(V) / sizeof(element_t<V>);
   decltype(V{} < V{}) front;
   for (int i = 0; i < n; ++i) front[i] = i / 2 + i % 2 * n;
-  return {__builtin_shuffle(a, b, front), __builtin_shuffle(a, b, front + n / 2)};
+  return {__builtin_shuffle(even, odd, front), __builtin_shuffle(even, odd, front + n / 2)};
 }
 }  // namespace detops

@@ -26,7 +26,7 @@ template <typename Isa, typename A>
 DETOPS_HD void read_chunk(const BoxView& boxes, int64_t begin, Chunk<A>& chunk) {
   using V = Vec<Isa, A>;
   const int64_t count = std::min(kChunk, boxes.size - begin);
-  read_boxes<V>(boxes, begin, count, chunk.x1, chunk.y1, chunk.x2, chunk.y2);
+  boxes.read_vectors<V>(begin, count, chunk.x1, chunk.y1, chunk.x2, chunk.y2);
   chunk.begin = begin;
   chunk.size = count;
   const int64_t padded = (count + kBlock - 1) / kBlock * kBlock;

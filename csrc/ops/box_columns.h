@@ -12,6 +12,54 @@
 #include "raw_boxes.h"
 
 namespace detops {
+// Rows x1, y1, x2, y2 without gaps, to columns.
+template <typename V, typename A, typename T>
+DETOPS_HD void split_rows(const T* row, int64_t count, A* x1, A* y1, A* x2, A* y2) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes, row += 4 * kLanes) {
+    const auto front = deinterleave(load<V>(row), load<V>(row + kLanes));
+    const auto back = deinterleave(load<V>(row + 2 * kLanes), load<V>(row + 3 * kLanes));
+    const auto x = deinterleave(front.even, back.even), y = deinterleave(front.odd, back.odd);
+    store(x1 + i, x.even);
+    store(y1 + i, y.even);
+    store(x2 + i, x.odd);
+    store(y2 + i, y.odd);
+  }
+  for (; i < count; ++i, row += 4) {
+    x1[i] = static_cast<A>(row[0]);
+    y1[i] = static_cast<A>(row[1]);
+    x2[i] = static_cast<A>(row[2]);
+    y2[i] = static_cast<A>(row[3]);
+  }
+}
+
+// And back.
+template <typename V, typename T>
+DETOPS_HD void store_rows(const Box<V>& boxes, T* row) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(element_t<V>);
+  const auto x = interleave(boxes.x1, boxes.x2), y = interleave(boxes.y1, boxes.y2);
+  const auto front = interleave(x.a, y.a), back = interleave(x.b, y.b);
+  store(row, front.a);
+  store(row + kLanes, front.b);
+  store(row + 2 * kLanes, back.a);
+  store(row + 3 * kLanes, back.b);
+}
+template <typename V, typename A, typename T>
+DETOPS_HD void join_rows(const A* x1, const A* y1, const A* x2, const A* y2, int64_t count, T* row) {
+  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes, row += 4 * kLanes) {
+    store_rows(Box<V>{load<V>(x1 + i), load<V>(y1 + i), load<V>(x2 + i), load<V>(y2 + i)}, row);
+  }
+  for (; i < count; ++i, row += 4) {
+    row[0] = static_cast<T>(x1[i]);
+    row[1] = static_cast<T>(y1[i]);
+    row[2] = static_cast<T>(x2[i]);
+    row[3] = static_cast<T>(y2[i]);
+  }
+}
+
 // The boxes (N, 4) of one image inside a tensor (N, 4) or (B, N, 4).
 struct BoxView : RawBoxes {
   explicit BoxView(const Tensor& boxes, int64_t image = 0)
@@ -34,50 +82,29 @@ struct BoxView : RawBoxes {
       }
     });
   }
+
+  // The same, faster where the boxes lie without gaps in a floating dtype that A is right for.
+  template <typename V, typename A>
+  DETOPS_HD void read_vectors(int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) const {
+    const bool dense = row_stride == 4 && column_stride == 1;
+    const char* row = data + begin * row_stride * element_size(dtype);
+    if constexpr (std::is_same_v<A, float>) {
+      if (dense && dtype == ScalarType::Float) {
+        split_rows<V>(reinterpret_cast<const float*>(row), count, x1, y1, x2, y2);
+      } else if (dense && dtype == ScalarType::Half) {
+        split_rows<V>(reinterpret_cast<const Half*>(row), count, x1, y1, x2, y2);
+      } else if (dense && dtype == ScalarType::BFloat16) {
+        split_rows<V>(reinterpret_cast<const BFloat16*>(row), count, x1, y1, x2, y2);
+      } else {
+        read(begin, count, x1, y1, x2, y2);
+      }
+    } else if (dense && dtype == ScalarType::Double) {
+      split_rows<V>(reinterpret_cast<const double*>(row), count, x1, y1, x2, y2);
+    } else {
+      read(begin, count, x1, y1, x2, y2);
+    }
+  }
 };
-
-// Rows x1, y1, x2, y2 without gaps, by coordinate.
-template <typename V, typename A, typename T>
-DETOPS_HD void split_rows(const T* row, int64_t count, A* x1, A* y1, A* x2, A* y2) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes, row += 4 * kLanes) {
-    const auto front = deinterleave(load<V>(row), load<V>(row + kLanes));
-    const auto back = deinterleave(load<V>(row + 2 * kLanes), load<V>(row + 3 * kLanes));
-    const auto x = deinterleave(front.even, back.even), y = deinterleave(front.odd, back.odd);
-    store(x1 + i, x.even);
-    store(y1 + i, y.even);
-    store(x2 + i, x.odd);
-    store(y2 + i, y.odd);
-  }
-  for (; i < count; ++i, row += 4) {
-    x1[i] = static_cast<A>(row[0]);
-    y1[i] = static_cast<A>(row[1]);
-    x2[i] = static_cast<A>(row[2]);
-    y2[i] = static_cast<A>(row[3]);
-  }
-}
-
-// BoxView::read(), a vector at a time where the rows have no gaps.
-template <typename V, typename A>
-DETOPS_HD void read_boxes(const BoxView& boxes, int64_t begin, int64_t count, A* x1, A* y1, A* x2, A* y2) {
-  const bool dense = boxes.row_stride == 4 && boxes.column_stride == 1;
-  const char* row = boxes.data + begin * boxes.row_stride * element_size(boxes.dtype);
-  if constexpr (std::is_same_v<A, float>) {
-    if (dense && boxes.dtype == ScalarType::Float) {
-      return split_rows<V>(reinterpret_cast<const float*>(row), count, x1, y1, x2, y2);
-    }
-    if (dense && boxes.dtype == ScalarType::Half) {
-      return split_rows<V>(reinterpret_cast<const Half*>(row), count, x1, y1, x2, y2);
-    }
-    if (dense && boxes.dtype == ScalarType::BFloat16) {
-      return split_rows<V>(reinterpret_cast<const BFloat16*>(row), count, x1, y1, x2, y2);
-    }
-  } else if (dense && boxes.dtype == ScalarType::Double) {
-    return split_rows<V>(reinterpret_cast<const double*>(row), count, x1, y1, x2, y2);
-  }
-  boxes.read(begin, count, x1, y1, x2, y2);
-}
 
 // All boxes of a view as columns of A, each padded by a vector of zeros, so that a whole vector can be read at any box.
 template <typename A>

@@ -20,7 +20,7 @@ struct alignas(64) Piece {
   // The rows beyond `count` are boxes of no area.
   template <Overlap kKind, typename V>
   DETOPS_HD void read(const BoxView& boxes, int64_t begin, int64_t count) {
-    read_boxes<V>(boxes, begin, count, x1, y1, x2, y2);
+    boxes.read_vectors<V>(begin, count, x1, y1, x2, y2);
     for (A* column : {x1, y1, x2, y2}) std::fill(column + count, column + kPiece, A(0));
     if constexpr (kKind != Overlap::kComplete) return;
     if constexpr (std::is_same_v<A, double>) {
@@ -39,18 +39,6 @@ struct alignas(64) Piece {
     return kKind == Overlap::kComplete ? load<V>(aspect + i) : V{};
   }
 };
-
-// Vectors of boxes as rows.
-template <typename V, typename A>
-DETOPS_HD void store_rows(const Box<V>& boxes, A* row) {
-  constexpr int64_t kLanes = sizeof(V) / sizeof(A);
-  const auto x = interleave(boxes.x1, boxes.x2), y = interleave(boxes.y1, boxes.y2);
-  const auto front = interleave(x.front, y.front), back = interleave(x.back, y.back);
-  store(row, front.front);
-  store(row + kLanes, front.back);
-  store(row + 2 * kLanes, back.front);
-  store(row + 3 * kLanes, back.back);
-}
 
 template <typename A>
 struct Outputs {

@@ -1,5 +1,6 @@
 """The operators: torchvision's names and meanings, and those beyond (see README)."""
 
+from .anchor_grid import anchor_grid as anchor_grid
 from .balanced_l1_loss import balanced_l1_loss as balanced_l1_loss
 from .box_iou import box_iou as box_iou
 from .box_iou import complete_box_iou as complete_box_iou
@@ -12,6 +13,9 @@ from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
 from .boxes import remove_small_boxes as remove_small_boxes
+from .decode_boxes import decode_boxes as decode_boxes
+from .decode_boxes import encode_boxes as encode_boxes
+from .masks_to_boxes import masks_to_boxes as masks_to_boxes
 from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
@@ -27,3 +31,5 @@ from .roi_pool import roi_pool as roi_pool
 from .sigmoid_focal_loss import sigmoid_focal_loss as sigmoid_focal_loss
 from .sigmoid_focal_loss import sigmoid_focal_loss_from_labels as sigmoid_focal_loss_from_labels
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss
+from .soft_nms import soft_nms as soft_nms
+from .soft_nms import soft_nms_padded as soft_nms_padded

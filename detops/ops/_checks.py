@@ -44,5 +44,9 @@ def check_same_dtype(op: str, a_name: str, a: Tensor, b_name: str, b: Tensor) ->
         fail(op, f"expected {b_name} of the dtype of {a_name}, {dtype_name(a)}, got {dtype_name(b)}")
 
 
+def shape_of(tensor: Tensor) -> str:
+    return f"({', '.join(map(str, tensor.shape))})"
+
+
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
