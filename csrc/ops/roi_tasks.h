@@ -4,12 +4,10 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "roi_maps.h"
 #include "rois.h"
 
@@ -26,24 +24,6 @@ int64_t active_lanes() {
       return lanes<Baseline, A>;
   }
 }
-
-// Memory that no constructor runs over, aligned to a cache line.
-template <typename V>
-class Scratch {
- public:
-  explicit Scratch(int64_t size = 0) {
-    if (size <= 0) return;
-    data_.reset(static_cast<V*>(std::aligned_alloc(64, (size * sizeof(V) + 63) / 64 * 64)));
-    if (!data_) throw std::bad_alloc();
-  }
-  V* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(V* p) const { std::free(p); }
-  };
-  std::unique_ptr<V, Free> data_;
-};
 
 // Rows of a map, or of a slab that holds as many of them as the mask has values, each where an earlier one was.
 template <typename T>

@@ -8,6 +8,8 @@ from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
 from .boxes import remove_small_boxes as remove_small_boxes
+from .deform_conv2d import DeformConv2d as DeformConv2d
+from .deform_conv2d import deform_conv2d as deform_conv2d
 from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
