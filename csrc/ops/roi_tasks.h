@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../core/parallel.h"
+#include "../core/scratch.h"
 #include "roi_maps.h"
 #include "roi_rows.h"
 #include "rois.h"
