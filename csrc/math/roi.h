@@ -1,6 +1,7 @@
 // Regions of interest: how a box is divided into bins, one axis at a time.
 #pragma once
 #include <cstdint>
+#include <limits>
 
 #include "bilinear.h"
 
@@ -54,5 +55,41 @@ DETOPS_HD SampleRange samples_on_map(const RoiAlignAxis<A>& axis, int64_t bin, i
   };
   return {first_not([](A position) { return position < A(-1); }),
           first_not([=](A position) { return position <= static_cast<A>(size); })};
+}
+
+// Calls fn(pixel, weight) for each pixel that a bin's samples meet, in ascending order, with the sum of their weights as
+// a W; the samples are averaged. Where they lie closer than rounding errors, none counts as being before one of an
+// earlier bin: what the bins meet ascends, and bins that share a pixel are neighbours.
+template <typename W, typename A, typename Fn>
+DETOPS_HD void for_each_pixel(const RoiAlignAxis<A>& axis, int64_t bin, int64_t bins, int64_t size, const Fn& fn) {
+  constexpr int64_t kFew = 8;
+  const bool reversed = axis.bin < A(0);
+  const A share = A(1) / static_cast<A>(axis.samples);
+  A previous = -std::numeric_limits<A>::infinity();
+  if (bin != (reversed ? bins - 1 : 0)) {
+    const A last = reversed ? sample_position(axis, bin + 1, int64_t{0})
+                            : sample_position(axis, bin - 1, axis.samples - 1);
+    previous = max(previous, last);
+  }
+  SampleRange range{0, axis.samples};
+  if (axis.samples > kFew && !reversed) range = samples_on_map(axis, bin, size);
+  int64_t pixel = -1;  // whose weights, and those of the next, are not yet complete
+  W here{}, next{};
+  for (int64_t s = range.begin; s < range.end; ++s) {
+    const A position = max(previous, sample_position(axis, bin, reversed ? axis.samples - 1 - s : s));
+    if (!is_on_map(position, size)) continue;
+    const BilinearTaps<A> taps = bilinear_taps(position, size);
+    if (taps.low != pixel) {
+      if (pixel >= 0) fn(pixel, here);
+      if (pixel >= 0 && pixel + 1 < taps.low) fn(pixel + 1, next);
+      here = pixel >= 0 && pixel + 1 == taps.low ? next : W{};
+      next = W{};
+      pixel = taps.low;
+    }
+    here += static_cast<W>(taps.low_weight * share);
+    next += static_cast<W>(taps.high_weight * share);
+  }
+  if (pixel >= 0) fn(pixel, here);
+  if (pixel >= 0 && pixel + 1 < size) fn(pixel + 1, next);
 }
 }  // namespace detops

@@ -160,7 +160,7 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, 
   const RoiAlignGrid grid{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned};
   with_regions(op, input, rois, grid, input.size(0), input.size(2), input.size(3), [&](auto type, const auto& regions) {
     using T = typename decltype(type)::type;
-    if (rois.size(0) > 0 && input.size(1) > 0) pool_regions<acc_t<T>>(regions, Maps<const T>(input), Maps<T>(output));
+    if (rois.size(0) > 0 && input.size(1) > 0) pool_regions<acc_t<T>>(regions, maps_of<const T>(input), maps_of<T>(output));
   });
   return output;
 }
@@ -183,8 +183,8 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& rois, double spatial
     if (batch == 0 || channels == 0 || height == 0 || width == 0) return;
     regions.y_taps = regions.y_taps.transposed();
     regions.x_taps = regions.x_taps.transposed();
-    const Maps<const T> grads(grad);
-    backpropagate_regions<acc_t<T>>(regions, grads, grads, Maps<T>(output));
+    const Maps<const T> grads = maps_of<const T>(grad);
+    backpropagate_regions<acc_t<T>>(regions, grads, grads, maps_of<T>(output));
   });
   return output;
 }

@@ -6,6 +6,7 @@
 
 #include "../core/tensor.h"
 #include "../core/transpose.h"
+#include "feature_maps.h"
 
 namespace detops {
 template <typename V>
@@ -55,27 +56,11 @@ DETOPS_HD V every_channel(A x) {
   }
 }
 
-// A tensor (N, C, H, W), or (K, C, PH, PW), of any strides.
 template <typename T>
-struct Maps {
-  T* data;
-  int64_t size, channels, height, width;
-  int64_t stride, channel_stride, row_stride, pixel_stride;  // in elements
-
-  explicit Maps(const Tensor& t)
-      : data(const_cast<T*>(detops::data<T>(t))),
-        size(t.size(0)),
-        channels(t.size(1)),
-        height(t.size(2)),
-        width(t.size(3)),
-        stride(t.stride(0)),
-        channel_stride(t.stride(1)),
-        row_stride(t.stride(2)),
-        pixel_stride(t.stride(3)) {}
-
-  T* at(int64_t n, int64_t c) const { return data + n * stride + c * channel_stride; }
-  bool interleaved() const { return channel_stride == 1 && pixel_stride != 1; }  // channels_last
-};
+Maps<T> maps_of(const Tensor& t) {
+  return {const_cast<T*>(data<T>(t)), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2),
+          t.stride(3)};
+}
 
 inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(3) != 1; }
 

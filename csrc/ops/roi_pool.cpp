@@ -175,7 +175,7 @@ Tensor roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale, i
   if (rois.size(0) == 0 || input.size(1) == 0) return output;
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
-    pool_regions<acc_t<T>>(regions, Maps<const T>(input), Maps<T>(output));
+    pool_regions<acc_t<T>>(regions, maps_of<const T>(input), maps_of<T>(output));
   });
   return output;
 }
@@ -196,7 +196,7 @@ Tensor roi_pool_backward(const Tensor& grad, const Tensor& input, const Tensor& 
   if (input.numel() == 0) return output;
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
-    backpropagate_regions<acc_t<T>>(regions, Maps<const T>(grad), Maps<const T>(input), Maps<T>(output));
+    backpropagate_regions<acc_t<T>>(regions, maps_of<const T>(grad), maps_of<const T>(input), maps_of<T>(output));
   });
   return output;
 }

@@ -5,15 +5,9 @@
 #include <vector>
 
 #include "../math/roi.h"
+#include "roi_tables.h"
 
 namespace detops {
-// Output i is the sum of weights[k] * input[first + k]. Inputs are positions in the list of touched pixels; or, the
-// other way round for the gradient, outputs are, and inputs are bins.
-struct Taps {
-  int32_t first, count;
-  int64_t weights;
-};
-
 // One axis of one region.
 template <typename A>
 struct AxisTaps {
@@ -41,27 +35,15 @@ class RoiTaps {
 
   template <typename G>
   void add_bins(const RoiAlignAxis<G>& axis) {
-    const G share = G(1) / static_cast<G>(axis.samples);
-    const bool reversed = axis.bin < G(0);
     const auto first_taps = static_cast<int64_t>(taps_.size());
     const auto first_pixel = static_cast<int64_t>(pixels_.size());
-    G previous = G(-1);
     taps_.resize(first_taps + bins_);
-    for (int64_t b = 0; b < bins_; ++b) {  // in the order in which samples ascend
-      const int64_t bin = reversed ? bins_ - 1 - b : b;
+    for (int64_t b = 0; b < bins_; ++b) {  // in the order in which pixels ascend
+      const int64_t bin = axis.bin < G(0) ? bins_ - 1 - b : b;
       Taps& taps = taps_[first_taps + bin];
       taps = {0, 0, static_cast<int64_t>(weights_.size())};
-      constexpr int64_t kFew = 8;
-      SampleRange range{0, axis.samples};
-      if (axis.samples > kFew && !reversed) range = samples_on_map(axis, bin, size_);
-      for (int64_t s = range.begin; s < range.end; ++s) {
-        const G position = sample_position(axis, bin, reversed ? axis.samples - 1 - s : s);
-        if (!is_on_map(position, size_)) continue;
-        previous = max(previous, position);  // where samples are closer than rounding errors, order must hold
-        const BilinearTaps<G> sample = bilinear_taps(previous, size_);
-        add(taps, first_pixel, sample.low, static_cast<A>(sample.low_weight * share));
-        add(taps, first_pixel, sample.high, static_cast<A>(sample.high_weight * share));
-      }
+      for_each_pixel<A>(axis, bin, bins_, size_,
+                        [&](int64_t pixel, A weight) { add(taps, first_pixel, pixel, weight); });
     }
     starts_.push_back({static_cast<int64_t>(pixels_.size()), static_cast<int64_t>(taps_.size())});
   }
@@ -128,7 +110,7 @@ class RoiTaps {
     int64_t pixels, taps;
   };
 
-  // Samples ascend, so that a pixel is the last one touched, the one before it, or new.
+  // Of what an earlier bin touched, a pixel can be the last or the one before it.
   void add(Taps& taps, int64_t first_pixel, int64_t pixel, A weight) {
     const auto end = static_cast<int64_t>(pixels_.size());
     int64_t position = end - first_pixel;
@@ -137,13 +119,8 @@ class RoiTaps {
     } else {
       position -= 1 + pixels_.back() - pixel;
     }
-    if (taps.count == 0) taps.first = static_cast<int32_t>(position);
-    if (position - taps.first == taps.count) {
-      weights_.push_back(weight);
-      ++taps.count;
-    } else {
-      weights_[taps.weights + position - taps.first] += weight;
-    }
+    if (taps.count++ == 0) taps.first = static_cast<int32_t>(position);
+    weights_.push_back(weight);
   }
 
   int64_t bins_, size_;

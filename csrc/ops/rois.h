@@ -5,14 +5,12 @@
 #include <vector>
 
 #include "../core/tensor.h"
-#include "../math/box.h"
+#include "raw_rois.h"
 
 namespace detops {
-template <typename G>
-struct Roi {
-  int64_t image;
-  Box<G> box;  // in image pixels
-};
+inline RawRois raw_rois(const Tensor& rois) {
+  return {{data<char>(rois), rois.scalar_type(), rois.size(0), 0, rois.stride(0), rois.stride(1)}};
+}
 
 // What every operator over regions asks of its arguments, on any device.
 inline void check_rois(const char* op, const char* maps_name, const Tensor& maps, const Tensor& rois) {
@@ -25,7 +23,7 @@ inline void check_pooled_size(const char* op, int64_t pooled_height, int64_t poo
   if (pooled_width <= 0) fail(op, "expected pooled_width of at least 1, got ", pooled_width);
 }
 
-// Fails on an image index outside [0, images); a fraction is cut off.
+// Fails on an image index outside [0, images).
 template <typename G>
 std::vector<Roi<G>> read_rois(const char* op, const Tensor& rois, int64_t images) {
   std::vector<Roi<G>> result(rois.size(0));
@@ -35,11 +33,9 @@ std::vector<Roi<G>> read_rois(const char* op, const Tensor& rois, int64_t images
     const int64_t row_stride = rois.stride(0), stride = rois.stride(1);
     for (size_t k = 0; k < result.size(); ++k, row += row_stride) {
       const auto value = [&](int64_t column) { return static_cast<G>(row[column * stride]); };
-      const G image = value(0);
-      if (!(image > G(-1) && image < static_cast<G>(images))) {
-        fail(op, "expected rois[:, 0] from 0 to ", images - 1, ", got ", image, " in row ", k);
-      }
-      result[k] = {static_cast<int64_t>(image), {value(1), value(2), value(3), value(4)}};
+      const int64_t image = image_index(value(0), images);
+      if (image < 0) fail(op, "expected rois[:, 0] from 0 to ", images - 1, ", got ", value(0), " in row ", k);
+      result[k] = {image, {value(1), value(2), value(3), value(4)}};
     }
   });
   return result;
