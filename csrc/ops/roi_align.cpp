@@ -133,19 +133,27 @@ AlignedRegions<A> make_regions(const char* op, const Tensor& rois_tensor, const 
   return {grid.pooled_height, grid.pooled_width, std::move(y_taps), std::move(x_taps), std::move(order)};
 }
 
-// Calls fn(Type<T>{}, regions) with the element type of `maps` and the regions for its accumulator. Geometry is float64
-// if either tensor is.
-template <typename Fn>
-void with_regions(const char* op, const Tensor& maps, const Tensor& rois, const RoiAlignGrid& grid, int64_t images,
-                  int64_t height, int64_t width, const Fn& fn) {
-  dispatch_floating(op, maps, [&](auto type) {
-    using A = acc_t<typename decltype(type)::type>;
-    if (std::is_same_v<A, double> || rois.scalar_type() == ScalarType::Double) {
-      fn(type, make_regions<A, double>(op, rois, grid, images, height, width));
-    } else {
-      fn(type, make_regions<A, float>(op, rois, grid, images, height, width));
-    }
-  });
+// Regions whose sums are of type A.
+template <typename A, typename... Args>
+AlignedRegions<A> regions_of(const char* op, const Tensor& maps, const Tensor& rois, const Args&... args) {
+  return is_wide(maps, rois) ? make_regions<A, double>(op, rois, args...) : make_regions<A, float>(op, rois, args...);
+}
+
+// For CUDA; the memory still missing.
+template <typename A>
+RoiAlignTables<A> tables_of(const Tensor& rois, const RoiAlignGrid& grid, int64_t images, int64_t height,
+                            int64_t width) {
+  RoiAlignTables<A> tables{raw_rois(rois), rois.size(0), images, nullptr, {}};
+  const int64_t bins[] = {grid.pooled_height, grid.pooled_width}, sizes[] = {height, width};
+  for (int i = 0; i < 2; ++i) {
+    RoiAlignAxisTable<A>& axis = tables.axes[i];
+    axis.num_bins = bins[i];
+    axis.size = sizes[i];
+    axis.capacity = sizes[i] + 2 * bins[i];  // a bin shares at most two pixels with those before it
+    const int64_t of_samples = 2 * std::min(grid.sampling_ratio, axis.capacity) * bins[i];
+    if (grid.sampling_ratio > 0) axis.capacity = std::min(axis.capacity, of_samples);
+  }
+  return tables;
 }
 }  // namespace
 
@@ -158,9 +166,24 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, 
   check_pooled_size(op, pooled_height, pooled_width);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
   const RoiAlignGrid grid{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned};
-  with_regions(op, input, rois, grid, input.size(0), input.size(2), input.size(3), [&](auto type, const auto& regions) {
+  const int64_t images = input.size(0), height = input.size(2), width = input.size(3);
+  dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (rois.size(0) > 0 && input.size(1) > 0) pool_regions<acc_t<T>>(regions, maps_of<const T>(input), maps_of<T>(output));
+    using A = acc_t<T>;
+    dispatch_device(
+        input,
+        [&] {
+          const auto regions = regions_of<A>(op, input, rois, grid, images, height, width);
+          if (rois.size(0) == 0 || input.size(1) == 0) return;
+          pool_regions<A>(regions, maps_of<const T>(input), maps_of<T>(output));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, height, width);
+          if (output.numel() == 0) return;
+          auto tables = tables_of<A>(rois, grid, images, height, width);
+          const Tensor memory = place_tables(tables, input, false);
+          roi_align_cuda<T>(grid, is_wide(input, rois), tables, maps_of<const T>(input), maps_of<T>(output), stream);
+        });
   });
   return output;
 }
@@ -178,13 +201,27 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& rois, double spatial
   check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
   Tensor output = new_maps(grad, {batch, channels, height, width}, channels_last);
   const RoiAlignGrid grid{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned};
-  with_regions(op, grad, rois, grid, batch, height, width, [&](auto type, auto regions) {
+  dispatch_floating(op, grad, [&](auto type) {
     using T = typename decltype(type)::type;
-    if (batch == 0 || channels == 0 || height == 0 || width == 0) return;
-    regions.y_taps = regions.y_taps.transposed();
-    regions.x_taps = regions.x_taps.transposed();
-    const Maps<const T> grads = maps_of<const T>(grad);
-    backpropagate_regions<acc_t<T>>(regions, grads, grads, maps_of<T>(output));
+    using A = acc_t<T>;
+    dispatch_device(
+        grad,
+        [&] {
+          auto regions = regions_of<A>(op, grad, rois, grid, batch, height, width);
+          if (output.numel() == 0) return;
+          regions.y_taps = regions.y_taps.transposed();
+          regions.x_taps = regions.x_taps.transposed();
+          const Maps<const T> grads = maps_of<const T>(grad);
+          backpropagate_regions<A>(regions, grads, grads, maps_of<T>(output));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, height, width);
+          if (output.numel() == 0) return;
+          auto tables = tables_of<A>(rois, grid, batch, height, width);
+          const Tensor memory = place_tables(tables, grad, true);
+          roi_align_backward_cuda<T>(grid, is_wide(grad, rois), tables, maps_of<const T>(grad), maps_of<T>(output),
+                                     stream);
+        });
   });
   return output;
 }

@@ -1,6 +1,8 @@
 // RoIAlign, "Mask R-CNN" (arXiv:1703.06870, section 3): the mean of bilinear samples on a regular grid in each bin.
 #pragma once
 #include "../math/roi.h"
+#include "feature_maps.h"
+#include "roi_tables.h"
 
 namespace detops {
 struct RoiAlignGrid {
@@ -17,4 +19,32 @@ struct RoiAlignGrid {
     return roi_align_axis(x1, x2, static_cast<A>(spatial_scale), pooled_width, sampling_ratio, aligned);
   }
 };
+
+// ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+// Taps of bins refer to the list of touched pixels, those of pixels to bins.
+template <typename A>
+struct RoiAlignAxisTable : RoiAxisTable<Taps> {
+  int64_t capacity;       // of a region's part in each of these
+  int32_t* pixels;        // touched, ascending
+  A* weights;             // of bins
+  A* weights_from_pixel;  // null unless for a gradient
+
+  void place(Arena& arena, int64_t num_rois, bool for_gradient) {
+    RoiAxisTable<Taps>::place(arena, num_rois, for_gradient);
+    pixels = arena.take<int32_t>(num_rois * capacity);
+    weights = arena.take<A>(num_rois * capacity);
+    weights_from_pixel = for_gradient ? arena.take<A>(num_rois * capacity) : nullptr;
+  }
+};
+template <typename A>
+using RoiAlignTables = RoiTables<RoiAlignAxisTable<A>>;
+
+// Geometry is float64 if `wide`. The tables' memory is for these calls to fill.
+template <typename T>
+void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
+                    const Maps<const T>& input, const Maps<T>& output, void* stream);
+template <typename T>
+void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
+                             const Maps<const T>& grad, const Maps<T>& output, void* stream);
 }  // namespace detops

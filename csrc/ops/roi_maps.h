@@ -65,11 +65,14 @@ Maps<T> maps_of(const Tensor& t) {
 inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(3) != 1; }
 
 // Uninitialised (N, C, H, W), contiguous or channels_last.
-inline Tensor new_maps(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last) {
-  if (!channels_last) return new_tensor<4>(like, sizes, like.scalar_type());
+inline Tensor new_maps(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last, ScalarType dtype) {
+  if (!channels_last) return new_tensor<4>(like, sizes, dtype);
   const auto [n, c, h, w] = sizes;
   const std::array<int64_t, 4> strides{h * w * c, 1, w * c, c};
-  return new_tensor<4>(like, sizes, like.scalar_type(), strides.data());
+  return new_tensor<4>(like, sizes, dtype, strides.data());
+}
+inline Tensor new_maps(const Tensor& like, const std::array<int64_t, 4>& sizes, bool channels_last) {
+  return new_maps(like, sizes, channels_last, like.scalar_type());
 }
 // What K regions of `input` pool to, in its layout.
 inline Tensor new_regions(const Tensor& input, int64_t num_rois, int64_t pooled_height, int64_t pooled_width) {

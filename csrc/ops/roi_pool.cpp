@@ -148,13 +148,34 @@ PooledRegions make_regions(const char* op, const Tensor& rois_tensor, double spa
   return {pooled_height, pooled_width, std::move(y_bins), std::move(x_bins), std::move(order)};
 }
 
-// Geometry is float64 if either tensor is.
-template <typename... Args>
-PooledRegions regions_of(const char* op, const Tensor& maps, const Tensor& rois, const Args&... args) {
-  if (maps.scalar_type() == ScalarType::Double || rois.scalar_type() == ScalarType::Double) {
-    return make_regions<double>(op, rois, args...);
-  }
-  return make_regions<float>(op, rois, args...);
+PooledRegions regions_of(const char* op, const Tensor& input, const Tensor& rois, double spatial_scale,
+                         int64_t pooled_height, int64_t pooled_width) {
+  const auto make = is_wide(input, rois) ? make_regions<double> : make_regions<float>;
+  return make(op, rois, spatial_scale, pooled_height, pooled_width, input.size(0), input.size(2), input.size(3));
+}
+
+// For CUDA; the memory still missing.
+RoiPoolTables tables_of(const Tensor& input, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
+  RoiPoolTables tables{raw_rois(rois), rois.size(0), input.size(0), nullptr, {}};
+  tables.axes[0].num_bins = pooled_height;
+  tables.axes[0].size = input.size(2);
+  tables.axes[1].num_bins = pooled_width;
+  tables.axes[1].size = input.size(3);
+  return tables;
+}
+
+// Where the largest values of as many channels lie as fit into a GPU's second-level cache.
+Tensor new_places(const Tensor& output, int64_t num_rois, int64_t pooled_height, int64_t pooled_width) {
+#if defined(DETOPS_EMULATE_CUDA)
+  constexpr int64_t kMostPlaces = 512;
+#else
+  constexpr int64_t kMostPlaces = int64_t{8} << 20;
+#endif
+  const int64_t of_channel = num_rois * pooled_height * pooled_width;
+  const int64_t most = kMostPlaces / std::max<int64_t>(of_channel, 1) / 8 * 8;
+  const int64_t channels = std::min(output.size(1), std::max<int64_t>(most, 8));
+  const std::array<int64_t, 4> sizes{num_rois, channels, pooled_height, pooled_width};
+  return new_maps(output, sizes, is_channels_last(output), ScalarType::Int);
 }
 
 void check_input(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
@@ -170,12 +191,23 @@ Tensor roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale, i
   const char* op = "roi_pool";
   check_input(op, input, rois, pooled_height, pooled_width);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
-  const PooledRegions regions = regions_of(op, input, rois, spatial_scale, pooled_height, pooled_width, input.size(0),
-                                           input.size(2), input.size(3));
-  if (rois.size(0) == 0 || input.size(1) == 0) return output;
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
-    pool_regions<acc_t<T>>(regions, maps_of<const T>(input), maps_of<T>(output));
+    dispatch_device(
+        input,
+        [&] {
+          const PooledRegions regions = regions_of(op, input, rois, spatial_scale, pooled_height, pooled_width);
+          if (output.numel() == 0) return;
+          pool_regions<acc_t<T>>(regions, maps_of<const T>(input), maps_of<T>(output));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, input.size(2), input.size(3));
+          if (output.numel() == 0) return;
+          RoiPoolTables tables = tables_of(input, rois, pooled_height, pooled_width);
+          const Tensor memory = place_tables(tables, input, false);
+          roi_pool_cuda<T>(spatial_scale, is_wide(input, rois), tables, maps_of<const T>(input), maps_of<T>(output),
+                           stream);
+        });
   });
   return output;
 }
@@ -191,12 +223,28 @@ Tensor roi_pool_backward(const Tensor& grad, const Tensor& input, const Tensor& 
   check_same_device(op, "input", input, "grad", grad);
   Tensor output =
       new_maps(input, {input.size(0), input.size(1), input.size(2), input.size(3)}, is_channels_last(input));
-  const PooledRegions regions = regions_of(op, input, rois, spatial_scale, pooled_height, pooled_width, input.size(0),
-                                           input.size(2), input.size(3));
-  if (input.numel() == 0) return output;
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
-    backpropagate_regions<acc_t<T>>(regions, maps_of<const T>(grad), maps_of<const T>(input), maps_of<T>(output));
+    dispatch_device(
+        input,
+        [&] {
+          const PooledRegions regions = regions_of(op, input, rois, spatial_scale, pooled_height, pooled_width);
+          if (input.numel() == 0) return;
+          backpropagate_regions<acc_t<T>>(regions, maps_of<const T>(grad), maps_of<const T>(input), maps_of<T>(output));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, input.size(2), input.size(3));
+          constexpr int64_t kMostPixels = std::numeric_limits<uint32_t>::max();
+          if (input.size(2) > 0 && input.size(3) > kMostPixels / input.size(2)) {
+            fail(op, "expected input of less than 2^32 pixels, got ", input.size(2), " x ", input.size(3));
+          }
+          if (input.numel() == 0) return;
+          RoiPoolTables tables = tables_of(input, rois, pooled_height, pooled_width);
+          const Tensor memory = place_tables(tables, input, true);
+          const Tensor places = new_places(output, rois.size(0), pooled_height, pooled_width);
+          roi_pool_backward_cuda<T>(spatial_scale, is_wide(input, rois), tables, maps_of<const T>(grad),
+                                    maps_of<const T>(input), maps_of<uint32_t>(places), maps_of<T>(output), stream);
+        });
   });
   return output;
 }

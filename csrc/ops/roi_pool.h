@@ -1,6 +1,8 @@
 // RoI pooling, "Fast R-CNN" (arXiv:1504.08083, section 2.1): the largest value of each bin.
 #pragma once
 #include "../math/roi.h"
+#include "feature_maps.h"
+#include "roi_tables.h"
 
 namespace detops {
 struct RoiPoolBin {
@@ -32,4 +34,18 @@ DETOPS_HD RoiPoolBin roi_pool_bin(const RoiPoolAxis<A>& axis, int64_t bin, int64
   const auto end = static_cast<int64_t>(std::ceil(static_cast<A>(bin + 1) * axis.bin)) + start;
   return {min(max(begin, int64_t{0}), size), min(max(end, int64_t{0}), size)};
 }
+
+// ---- CUDA ----------------------------------------------------------------------------------------------------------
+
+using RoiPoolTables = RoiTables<RoiAxisTable<RoiPoolBin>>;
+
+// Geometry is float64 if `wide`. The tables' memory is for these calls to fill; so is that of `where`, a pixel for each
+// bin, which has as many channels as are to be gone through at a time, a multiple of 8 or all.
+template <typename T>
+void roi_pool_cuda(double spatial_scale, bool wide, const RoiPoolTables& tables, const Maps<const T>& input,
+                   const Maps<T>& output, void* stream);
+template <typename T>
+void roi_pool_backward_cuda(double spatial_scale, bool wide, const RoiPoolTables& tables, const Maps<const T>& grad,
+                            const Maps<const T>& input, const Maps<uint32_t>& where, const Maps<T>& output,
+                            void* stream);
 }  // namespace detops

@@ -1,11 +1,11 @@
-// Regions (K, 5) for the CPU kernels: read, checked, and put in the order in which they come down each image.
+// Regions (K, 5): checked; for the CPU kernels read, and put in the order in which they come down each image.
 #pragma once
 #include <algorithm>
-#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "../core/tensor.h"
-#include "raw_rois.h"
+#include "roi_tables.h"
 
 namespace detops {
 inline RawRois raw_rois(const Tensor& rois) {
@@ -21,6 +21,11 @@ inline void check_rois(const char* op, const char* maps_name, const Tensor& maps
 inline void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width) {
   if (pooled_height <= 0) fail(op, "expected pooled_height of at least 1, got ", pooled_height);
   if (pooled_width <= 0) fail(op, "expected pooled_width of at least 1, got ", pooled_width);
+}
+
+// Geometry is float64 if either tensor is.
+inline bool is_wide(const Tensor& maps, const Tensor& rois) {
+  return maps.scalar_type() == ScalarType::Double || rois.scalar_type() == ScalarType::Double;
 }
 
 // Fails on an image index outside [0, images).
@@ -39,6 +44,23 @@ std::vector<Roi<G>> read_rois(const char* op, const Tensor& rois, int64_t images
     }
   });
   return result;
+}
+
+// The tables count in 32 bits.
+inline void check_tables(const char* op, const Tensor& rois, int64_t height, int64_t width) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (rois.size(0) > kMost) fail(op, "expected at most 2^31 - 1 rois, got ", rois.size(0));
+  if (height > kMost || width > kMost) fail(op, "expected at most 2^31 - 1 rows and columns, got ", height, ", ", width);
+}
+// Memory for the tables, which lasts as long as the result.
+template <typename Tables>
+Tensor place_tables(Tables& tables, const Tensor& like, bool for_gradient) {
+  Arena counting;
+  tables.place(counting, for_gradient);
+  Tensor memory = new_tensor<1>(like, {counting.used()}, ScalarType::Byte);
+  Arena arena(mutable_data<char>(memory));
+  tables.place(arena, for_gradient);
+  return memory;
 }
 
 // Consecutive regions of one image, as positions in an order.

@@ -1,0 +1,314 @@
+// How CUDA kernels go over regions. What is done there is a Kind's: roi_align.cu and roi_pool.cu say it.
+#pragma once
+#include "../core/launch.h"
+#include "feature_maps.h"
+#include "roi_tables.h"
+
+namespace detops {
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+#if defined(DETOPS_EMULATE_CUDA)  // small, so that small tests take every path
+constexpr int kLines = 8;
+constexpr int kColumnBytes = 2 << 10;
+constexpr int kMostListed = kThreads;
+#else
+constexpr int kLines = 64;
+constexpr int kColumnBytes = 16 << 10;
+constexpr int kMostListed = 2 * kThreads;
+#endif
+
+// ---- Channels: a thread takes a few at a time ----------------------------------------------------------------------
+
+// Where these channels lie, and what neighbouring threads are.
+enum class Layout {
+  kPlanes,       // anywhere; pixels of a row
+  kPacked,       // side by side, in 16-byte packs; packs of a pixel
+  kInterleaved,  // side by side; channels of a pixel
+};
+template <Layout kLayout, typename T, int kOfPlanes>
+constexpr int kVector = kLayout == Layout::kPlanes ? kOfPlanes : kLayout == Layout::kPacked ? Pack<T>::size : 1;
+
+template <typename T>
+bool in_packs(const Maps<T>& maps) {
+  constexpr int64_t n = 16 / sizeof(T);
+  return reinterpret_cast<uintptr_t>(maps.data) % 16 == 0 && maps.channels % n == 0 && maps.stride % n == 0 &&
+         maps.row_stride % n == 0 && maps.pixel_stride % n == 0;
+}
+// Calls fn(the layout that fits all maps, a constant).
+template <typename Fn, typename... T>
+void dispatch_layout(const Fn& fn, const Maps<T>&... maps) {
+  if (!(maps.interleaved() && ...)) return fn(std::integral_constant<Layout, Layout::kPlanes>());
+  if ((in_packs(maps) && ...)) return fn(std::integral_constant<Layout, Layout::kPacked>());
+  fn(std::integral_constant<Layout, Layout::kInterleaved>());
+}
+
+template <typename A, int kCount>
+struct alignas(sizeof(A) * kCount % 16 == 0 ? 16 : sizeof(A)) Channels {
+  A values[kCount];
+};
+
+// Zeros beyond `count`.
+template <Layout kLayout, typename T, typename A, int kCount>
+DETOPS_D void read_channels(const T* from, int64_t stride, int count, Channels<A, kCount>& to) {
+  if constexpr (kLayout == Layout::kPacked && sizeof(T) * kCount % 16 == 0) {
+#pragma unroll
+    for (int c = 0; c < kCount; c += Pack<T>::size) {
+      const Pack<T> pack = *reinterpret_cast<const Pack<T>*>(from + c);
+#pragma unroll
+      for (int i = 0; i < Pack<T>::size; ++i) to.values[c + i] = static_cast<A>(pack.values[i]);
+    }
+  } else {
+    if (kLayout != Layout::kPlanes) stride = 1;
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      to.values[c] = kLayout != Layout::kPlanes || c < count ? static_cast<A>(from[c * stride]) : A(0);
+    }
+  }
+}
+template <Layout kLayout, typename T, typename A, int kCount>
+DETOPS_D void write_channels(T* to, int64_t stride, int count, const Channels<A, kCount>& from) {
+  if constexpr (kLayout == Layout::kPacked && sizeof(T) * kCount % 16 == 0) {
+    T converted[kCount];
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) converted[c] = static_cast<T>(from.values[c]);
+    store_packs(to, converted);
+  } else {
+    if (kLayout != Layout::kPlanes) stride = 1;
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      if (kLayout != Layout::kPlanes || c < count) to[c * stride] = static_cast<T>(from.values[c]);
+    }
+  }
+}
+// sums += weight * values, rounded once.
+template <typename A, int kCount>
+DETOPS_D void add_channels(A weight, const Channels<A, kCount>& values, Channels<A, kCount>& sums) {
+#pragma unroll
+  for (int c = 0; c < kCount; ++c) sums.values[c] = std::fma(weight, values.values[c], sums.values[c]);
+}
+
+// i / divisor for small numbers: exact while i * divisor < 2^31.
+struct SmallDivisor {
+  uint32_t reciprocal;
+
+  DETOPS_D explicit SmallDivisor(int divisor)
+      : reciprocal(((uint32_t{1} << 31) + static_cast<uint32_t>(divisor) - 1) / static_cast<uint32_t>(divisor)) {}
+  DETOPS_D int divide(int i) const {
+    return static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(i)) * reciprocal >> 31);
+  }
+};
+
+// op over `carry` and the values of the lanes below; then carry is that over all lanes.
+template <typename V, typename Op>
+DETOPS_D V warp_scan(V value, V& carry, Op op) {
+  V before = __shfl_up_sync(kAllLanes, value, 1);
+  if (lane_id() == 0) before = carry;
+#pragma unroll
+  for (int apart = 1; apart < kWarp; apart *= 2) {
+    const V below = __shfl_up_sync(kAllLanes, before, apart);
+    if (lane_id() >= apart) before = op(below, before);
+  }
+  carry = __shfl_sync(kAllLanes, op(before, value), kWarp - 1);
+  return before;
+}
+
+// ---- Pooling: from the pixels of a map to bins ---------------------------------------------------------------------
+
+// A Kind of pooling reduces the pixels of a bin's rows, column by column, then these columns. It has
+//   kLayout, kCount   channels of a thread
+//   Input, Output     elements
+//   Bin, tables       RoiTables of it
+//   columns(roi)      how many columns there are to reduce, numbered from 0
+//   range(roi, bin)   the columns of a bin
+//   reduce(input, line, roi, column)   a Column
+//   start(), add(sum, column number, column, bin), finish(sum, roi, rows, bin)   a bin's Sum of columns, and its Channels
+struct ColumnRange {
+  int begin, end;
+};
+
+// Channels in a row of bins of a region.
+template <typename Kind>
+struct Line {
+  const typename Kind::Input* input;  // their planes
+  typename Kind::Output* output;      // their row
+  typename Kind::Bin rows;
+  int channels;
+};
+
+template <typename Kind>
+struct PoolArgs {
+  Kind kind;
+  Maps<const typename Kind::Input> input;
+  Maps<typename Kind::Output> output;    // (K, C, PH, PW)
+  int64_t lines, batches, parts;         // of a region
+  int lines_of_batch, bins_of_thread_row;  // at most
+};
+
+// A block has some lines of a region: as many at a time as give each thread a bin. Each column of a line is reduced
+// over its rows once, by neighbouring threads along the row or the channels, into shared memory; from there each thread
+// takes its bin. The plain way, a thread a bin from the map itself, reads shared columns again for each bin, rows of a
+// plane in pieces, and finds taps anew for every channel.
+template <typename Kind>
+__global__ void __launch_bounds__(kThreads) pool_kernel(PoolArgs<Kind> a) {
+  using Column = typename Kind::Column;
+  constexpr bool kPlanes = Kind::kLayout == Layout::kPlanes;
+  constexpr int kColumns = kColumnBytes / sizeof(Column);
+  DETOPS_SHARED(lines, Line<Kind>[kLines]);
+  DETOPS_SHARED(columns, Column[kColumns]);
+  const int64_t roi = blockIdx.x / a.parts, part = blockIdx.x % a.parts;
+  const int64_t image = max<int64_t>(a.kind.tables.images[roi], 0);
+  const int64_t vectors = (a.output.channels + Kind::kCount - 1) / Kind::kCount;
+  const int thread = static_cast<int>(threadIdx.x), num_columns = a.kind.columns(roi);
+  for (int64_t batch = a.batches * part / a.parts; batch < a.batches * (part + 1) / a.parts; ++batch) {
+    const int64_t first = batch * a.lines_of_batch;
+    const int count = static_cast<int>(min<int64_t>(a.lines_of_batch, a.lines - first));
+    if (thread < count) {  // bins of a plane, or channels of a bin, are side by side in the output
+      const int64_t line = first + thread;
+      const int64_t vector = kPlanes ? line / a.output.height : line % vectors;
+      const int64_t row = kPlanes ? line % a.output.height : line / vectors, channel = vector * Kind::kCount;
+      lines[thread] = {a.input.at(image, channel), a.output.at(roi, channel) + row * a.output.row_stride,
+                       a.kind.tables.y().bins[roi * a.output.height + row],
+                       static_cast<int>(min<int64_t>(Kind::kCount, a.output.channels - channel))};
+    }
+    __syncthreads();
+    for (int64_t first_bin = 0; first_bin < a.output.width; first_bin += a.bins_of_thread_row) {
+      const int width = static_cast<int>(min<int64_t>(a.bins_of_thread_row, a.output.width - first_bin));
+      const int line = kPlanes ? thread / width : thread % count, column = kPlanes ? thread % width : thread / count;
+      const bool has_bin = line < count && column < width;
+      const Line<Kind> own = lines[has_bin ? line : 0];
+      const int64_t bin = first_bin + (has_bin ? column : 0);
+      const typename Kind::Bin across = a.kind.tables.x().bins[roi * a.output.width + bin];
+      const ColumnRange range = a.kind.range(roi, across);
+      typename Kind::Sum sum = a.kind.start();
+      const int most = kColumns / count;
+      int begin = 0;
+      do {
+        const int some = min(most, num_columns - begin), inner = kPlanes ? some : count;
+        const SmallDivisor by_inner(max(inner, 1));
+        for (int i = thread; i < count * some; i += kThreads) {
+          const int outer = by_inner.divide(i), rest = i - outer * inner;
+          columns[i] = a.kind.reduce(a.input, lines[kPlanes ? outer : rest], roi, begin + (kPlanes ? rest : outer));
+        }
+        __syncthreads();
+        if (has_bin) {
+          const int of_line = kPlanes ? line * some : line, step = kPlanes ? 1 : count;
+          for (int j = max(range.begin, begin); j < min(range.end, begin + some); ++j) {
+            a.kind.add(sum, j, columns[of_line + (j - begin) * step], across);
+          }
+        }
+        __syncthreads();  // the columns, and at last the lines, are done with
+        begin += some;
+      } while (begin < num_columns);
+      if (has_bin) {
+        write_channels<Kind::kLayout>(own.output + bin * a.output.pixel_stride, a.output.channel_stride, own.channels,
+                                      a.kind.finish(sum, roi, own.rows, across));
+      }
+    }
+  }
+}
+
+template <typename Kind>
+void launch_pool(const char* op, const Kind& kind, const Maps<const typename Kind::Input>& input,
+                 const Maps<typename Kind::Output>& output, void* stream) {
+  if (input.size * input.height * input.width == 0) {
+    const int64_t bytes = output.size * output.channels * output.height * output.width * sizeof(*output.data);
+    return clear(op, output.data, bytes, stream);
+  }
+  constexpr int64_t kManyParts = 4 * kManyBlocks;
+  const int64_t width = min<int64_t>(output.width, kThreads), most = min<int64_t>(kThreads / width, kLines);
+  const int64_t lines = (output.channels + Kind::kCount - 1) / Kind::kCount * output.height;
+  const int64_t batches = (lines + most - 1) / most;
+  const int64_t parts = min(batches, (kManyParts + output.size - 1) / output.size);
+  launch(op, pool_kernel<Kind>, {output.size * parts, kThreads}, stream,
+         {kind, input, output, lines, batches, parts, static_cast<int>((lines + batches - 1) / batches),
+          static_cast<int>(width)});
+}
+
+// ---- Gradient: from bins to the pixels of a map --------------------------------------------------------------------
+
+template <typename Kind>
+struct GatherArgs {
+  Kind kind;  // with kLayout, kCount, Output, Sums, tables; add(roi, channel, channels, y, x, sums)
+  Maps<typename Kind::Output> output;
+  int64_t tile_rows, tile_columns, channel_groups;
+  int pixel_bits, vectors;  // threads of a tile's pixel; 2^pixel_bits pixels
+};
+
+struct ListedRoi {
+  int32_t roi;
+  RoiSpan rows, columns;
+};
+
+// Bits 0, 2, 4, 6 of i.
+DETOPS_D int every_second_bit(int i) { return (i & 1) | (i >> 1 & 2) | (i >> 2 & 4) | (i >> 3 & 8); }
+
+DETOPS_D bool overlap(const RoiSpan& span, int64_t begin, int64_t end) { return span.begin < end && span.end > begin; }
+
+// A block has a tile of an image, in some channels; a thread a pixel, with its channels' sums in registers. The block
+// tests every region against the tile and lists those that touch it, in their order, in shared memory: sums have one
+// order, and no list is stored or waited for.
+template <typename Kind>
+__global__ void __launch_bounds__(kThreads) gather_kernel(GatherArgs<Kind> a) {
+  DETOPS_SHARED(listed, ListedRoi[kMostListed]);
+  DETOPS_SHARED(found_by_warp, int[kWarps]);
+  const auto& tables = a.kind.tables;
+  const int pixel = static_cast<int>(threadIdx.x) / a.vectors, vector = static_cast<int>(threadIdx.x) % a.vectors;
+  const int tile_width = 1 << (a.pixel_bits + 1) / 2, tile_height = 1 << a.pixel_bits / 2;
+  const int64_t tile_column = blockIdx.x % a.tile_columns, above = blockIdx.x / a.tile_columns;
+  const int64_t first_x = tile_column * tile_width, first_y = above % a.tile_rows * tile_height;
+  const int64_t group = above / a.tile_rows % a.channel_groups, image = above / a.tile_rows / a.channel_groups;
+  // A warp's pixels are close to each other, and most regions touch all of them or none.
+  const int64_t x = first_x + every_second_bit(pixel), y = first_y + every_second_bit(pixel >> 1);
+  const int64_t channel = (group * a.vectors + vector) * Kind::kCount;
+  const int channels = static_cast<int>(min<int64_t>(Kind::kCount, a.output.channels - channel));
+  const bool has_pixel = x < a.output.width && y < a.output.height && channels > 0;
+  typename Kind::Sums sums{};
+  int num_listed = 0;
+  for (int64_t first = 0; first < tables.num_rois; first += kThreads) {
+    const int64_t roi = first + threadIdx.x;
+    ListedRoi candidate{};
+    if (roi < tables.num_rois && tables.images[roi] == image) {
+      candidate = {static_cast<int32_t>(roi), tables.y().spans[roi], tables.x().spans[roi]};
+    }
+    const bool touches = overlap(candidate.rows, first_y, first_y + tile_height) &&
+                         overlap(candidate.columns, first_x, first_x + tile_width);
+    const unsigned votes = ballot(touches);
+    if (lane_id() == 0) found_by_warp[warp_id()] = __popc(votes);
+    __syncthreads();
+    int place = num_listed + __popc(votes & ((1u << lane_id()) - 1));
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp_id()) place += found_by_warp[w];
+      num_listed += found_by_warp[w];
+    }
+    if (touches) listed[place] = candidate;
+    __syncthreads();
+    if (num_listed + kThreads <= kMostListed && first + kThreads < tables.num_rois) continue;
+    for (int i = 0; i < num_listed; ++i) {
+      const ListedRoi& from = listed[i];
+      if (!has_pixel || y < from.rows.begin || y >= from.rows.end || x < from.columns.begin || x >= from.columns.end) {
+        continue;
+      }
+      a.kind.add(from.roi, channel, channels, y, x, sums);
+    }
+    num_listed = 0;
+    __syncthreads();  // the list is done with
+  }
+  if (!has_pixel) return;
+  write_channels<Kind::kLayout>(a.output.at(image, channel) + y * a.output.row_stride + x * a.output.pixel_stride,
+                                a.output.channel_stride, channels, sums);
+}
+
+template <typename Kind>
+void launch_gather(const char* op, const Kind& kind, const Maps<typename Kind::Output>& output, void* stream) {
+  const int64_t vectors = (output.channels + Kind::kCount - 1) / Kind::kCount;
+  int at_once = 1, pixel_bits = 8;  // 2^8 = kThreads
+  while (Kind::kLayout != Layout::kPlanes && at_once < min<int64_t>(vectors, kWarp)) at_once *= 2, --pixel_bits;
+  const int64_t tile_width = 1 << (pixel_bits + 1) / 2, tile_height = 1 << pixel_bits / 2;
+  const int64_t tile_rows = (output.height + tile_height - 1) / tile_height;
+  const int64_t tile_columns = (output.width + tile_width - 1) / tile_width;
+  const int64_t groups = (vectors + at_once - 1) / at_once;
+  launch(op, gather_kernel<Kind>, {output.size * groups * tile_rows * tile_columns, kThreads}, stream,
+         {kind, output, tile_rows, tile_columns, groups, pixel_bits, at_once});
+}
+}  // namespace detops
