@@ -27,6 +27,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "device" not in metafunc.fixturenames:
         return
     places = _places(metafunc.module.__name__)
+    if "gpu" in metafunc.fixturenames:
+        places = [place for place in places if not place.startswith("cpu")]
     if any(metafunc.definition.get_closest_marker(name) for name in ("threads", "large")):
         places = [place for place in places if place != "emulated"]  # which has one thread, and is slow
     metafunc.parametrize("device", places, indirect=True)
@@ -38,6 +40,12 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     kind, _, instruction_set = request.param.partition("-")
     with _emulated() if kind == "emulated" else _instruction_set(instruction_set or detops._C.instruction_set()):
         yield torch.device("cuda" if kind == "cuda" else "cpu")
+
+
+@pytest.fixture
+def gpu(device: torch.device) -> torch.device:
+    """Each place that CUDA kernels run, emulated and real: for what these do otherwise than the CPU's."""
+    return device
 
 
 @contextlib.contextmanager

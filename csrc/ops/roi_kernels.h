@@ -5,17 +5,18 @@
 #include "roi_tables.h"
 
 namespace detops {
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 #if defined(DETOPS_EMULATE_CUDA)  // small, so that small tests take every path
+constexpr int kThreadBits = 6;
 constexpr int kLines = 8;
 constexpr int kColumnBytes = 2 << 10;
-constexpr int kMostListed = kThreads;
 #else
+constexpr int kThreadBits = 8;
 constexpr int kLines = 64;
 constexpr int kColumnBytes = 16 << 10;
-constexpr int kMostListed = 2 * kThreads;
 #endif
+constexpr int kThreads = 1 << kThreadBits;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kMostListed = 2 * kThreads;
 
 // ---- Channels: a thread takes a few at a time ----------------------------------------------------------------------
 
@@ -302,7 +303,7 @@ __global__ void __launch_bounds__(kThreads) gather_kernel(GatherArgs<Kind> a) {
 template <typename Kind>
 void launch_gather(const char* op, const Kind& kind, const Maps<typename Kind::Output>& output, void* stream) {
   const int64_t vectors = (output.channels + Kind::kCount - 1) / Kind::kCount;
-  int at_once = 1, pixel_bits = 8;  // 2^8 = kThreads
+  int at_once = 1, pixel_bits = kThreadBits;
   while (Kind::kLayout != Layout::kPlanes && at_once < min<int64_t>(vectors, kWarp)) at_once *= 2, --pixel_bits;
   const int64_t tile_width = 1 << (pixel_bits + 1) / 2, tile_height = 1 << pixel_bits / 2;
   const int64_t tile_rows = (output.height + tile_height - 1) / tile_height;

@@ -310,6 +310,48 @@ def test_traced_programs_say_the_same(change: dict[str, object]) -> None:
     assert str(traced.value) == str(eager.value)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, channels_last: bool) -> None:
+    """There nobody can look: such a region is zero and passes no gradient."""
+    features = torch.ones(2, 4, 4, 4, device=gpu)
+    if channels_last:
+        features = features.to(memory_format=torch.channels_last)
+    features.requires_grad_()
+    indices = torch.tensor([1.0, -1.0, 2.0, NAN, INF, -INF, 1e30, 0.0], device=gpu)
+    rois = torch.cat([indices[:, None], torch.tensor([0.0, 0, 2, 2], device=gpu).expand(8, 4)], dim=1)
+    pooled = roi_align(features, rois, 2)
+    assert (pooled[1:-1] == 0).all() and (pooled[[0, -1]] == 1).all()
+    (grad,) = torch.autograd.grad(pooled.sum(), features)
+    possible = rois[[0, -1]]
+    assert torch.equal(grad, torch.autograd.grad(roi_align(features, possible, 2).sum(), features)[0])
+    assert (roi_align(features[:0], rois, 2) == 0).all()
+
+
+def test_too_much_for_a_gpu(gpu: torch.device) -> None:
+    """Its tables count in 32 bits."""
+    none = torch.zeros(1, 0, 1, 1, device=gpu)
+    with pytest.raises(RuntimeError, match=r"^roi_align: expected at most 2\^31 - 1 rois, got 2147483648"):
+        roi_align(none, torch.zeros(1, 5, device=gpu).expand(2**31, 5), 1)
+    with pytest.raises(RuntimeError, match=r"^roi_align: expected at most 2\^31 - 1 rows and columns, got 2147483648, 1"):
+        roi_align(none.expand(1, 0, 2**31, 1), torch.zeros(1, 5, device=gpu), 1)
+
+
+def test_many_regions(device: torch.device) -> None:
+    """More than are listed at a time, most of them elsewhere, some reversed; each shares pixels with others."""
+    features, rois = small_input(2, 9, 20, 23), random_rois(300, 2, 20, 23)
+    rois[::7] = rois[::7, [0, 3, 4, 1, 2]]
+    size, expected = (2, 70), torch.zeros_like(features)
+    grad = torch.randint(-4, 5, (300, 9, *size)).double()
+    for some, grad_of_some in zip(rois.split(50), grad.split(50), strict=True):
+        leaf = features.clone().requires_grad_()
+        expected += torch.autograd.grad(roi_align(leaf, some, size, 1.0, 2, True), leaf, grad_of_some)[0]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = features.to(device, memory_format=layout).requires_grad_()
+        pooled = roi_align(leaf, rois.to(device), size, 1.0, 2, True)
+        (actual,) = torch.autograd.grad(pooled, leaf, grad.to(device, memory_format=layout))
+        torch.testing.assert_close(actual.cpu(), expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, -INF, 1e30])
 def test_image_index_out_of_range(index: float) -> None:
     features, rois = torch.ones(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 2, 2], [index, 0, 0, 2, 2]])

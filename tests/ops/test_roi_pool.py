@@ -281,6 +281,47 @@ def test_traced_programs_say_the_same(change: dict[str, object]) -> None:
     assert str(traced.value) == str(eager.value)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, channels_last: bool) -> None:
+    """There nobody can look: such a region is zero and passes no gradient."""
+    features = torch.ones(2, 4, 4, 4, device=gpu)
+    if channels_last:
+        features = features.to(memory_format=torch.channels_last)
+    features.requires_grad_()
+    indices = torch.tensor([1.0, -1.0, 2.0, NAN, INF, -INF, 1e30, 0.0], device=gpu)
+    rois = torch.cat([indices[:, None], torch.tensor([0.0, 0, 2, 2], device=gpu).expand(8, 4)], dim=1)
+    pooled = roi_pool(features, rois, 2)
+    assert (pooled[1:-1] == 0).all() and (pooled[[0, -1]] == 1).all()
+    (grad,) = torch.autograd.grad(pooled.sum(), features)
+    expected = torch.zeros_like(grad)
+    expected[:, :, 0, 0] = expected[:, :, 0, 1] = expected[:, :, 1, 0] = expected[:, :, 1, 1] = 1  # 3 x 3 pixels
+    assert torch.equal(grad, expected)
+    assert (roi_pool(features[:0], rois, 2) == 0).all()
+
+
+def test_too_much_for_a_gpu(gpu: torch.device) -> None:
+    """A pixel's number has 32 bits."""
+    maps, rois = torch.zeros(1, 0, 1, 1, device=gpu).expand(1, 0, 2**20, 2**13), torch.zeros(1, 5, device=gpu)
+    grad = torch.zeros(1, 0, 1, 1, device=gpu)
+    with pytest.raises(RuntimeError, match=r"^roi_pool_backward: expected input of less than 2\^32 pixels, got 1048576 x"):
+        torch.ops.detops.roi_pool_backward(grad, maps, rois, 1.0, 1, 1)
+
+
+def test_many_regions(device: torch.device) -> None:
+    """More than are listed at a time, and channels in several rounds; each shares pixels with others."""
+    features, rois = torch.randint(-9, 9, (2, 24, 20, 23)).double(), random_rois(300, 2, 20, 23)
+    size, expected = (1, 70), torch.zeros_like(features)
+    grad = torch.randint(-4, 5, (300, 24, *size)).double()
+    for some, grad_of_some in zip(rois.split(50), grad.split(50), strict=True):
+        leaf = features.clone().requires_grad_()
+        expected += torch.autograd.grad(roi_pool(leaf, some, size), leaf, grad_of_some)[0]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = features.to(device, memory_format=layout).requires_grad_()
+        pooled = roi_pool(leaf, rois.to(device), size)
+        (actual,) = torch.autograd.grad(pooled, leaf, grad.to(device, memory_format=layout))
+        assert torch.equal(actual.cpu(), expected)
+
+
 @pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, -INF, 1e30])
 def test_image_index_out_of_range(index: float) -> None:
     features, rois = torch.ones(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 2, 2], [index, 0, 0, 2, 2]])
