@@ -1,7 +1,6 @@
 // Regions of interest: how a box is divided into bins, one axis at a time.
 #pragma once
 #include <cstdint>
-#include <limits>
 
 #include "bilinear.h"
 
@@ -65,7 +64,7 @@ DETOPS_HD void for_each_pixel(const RoiAlignAxis<A>& axis, int64_t bin, int64_t 
   constexpr int64_t kFew = 8;
   const bool reversed = axis.bin < A(0);
   const A share = A(1) / static_cast<A>(axis.samples);
-  A previous = -std::numeric_limits<A>::infinity();
+  A previous = A(-2);  // off the map, as is what lies before it or is NaN
   if (bin != (reversed ? bins - 1 : 0)) {
     const A last = reversed ? sample_position(axis, bin + 1, int64_t{0})
                             : sample_position(axis, bin - 1, axis.samples - 1);

@@ -14,6 +14,8 @@
 namespace detops {
 namespace {
 constexpr uint32_t kNowhere = 0xffffffff;
+template <typename A>
+constexpr A kLowest = std::numeric_limits<A>::lowest();
 
 struct BinsArgs {
   double spatial_scale;
@@ -40,15 +42,16 @@ __global__ void __launch_bounds__(kThreads) find_bins_kernel(BinsArgs a) {
     table.spans[k] = span;
     if (!is_x) a.tables.images[k] = roi.image;
   }
-  if (!kForGradient) return;
-  for (int pixel = begin + lane_id(); pixel < end; pixel += kWarp) {
-    Taps taps{0, 0, 0};
-    for (int64_t i = 0; i < table.num_bins; ++i) {
-      const RoiPoolBin bin = bin_at(i);
-      if (pixel < bin.begin || pixel >= bin.end) continue;
-      if (taps.count++ == 0) taps.first = static_cast<int32_t>(i);
+  if constexpr (kForGradient) {
+    for (int pixel = begin + lane_id(); pixel < end; pixel += kWarp) {
+      Taps taps{0, 0, 0};
+      for (int64_t i = 0; i < table.num_bins; ++i) {
+        const RoiPoolBin bin = bin_at(i);
+        if (pixel < bin.begin || pixel >= bin.end) continue;
+        if (taps.count++ == 0) taps.first = static_cast<int32_t>(i);
+      }
+      table.by_pixel[k * table.size + pixel] = taps;
     }
-    table.by_pixel[k * table.size + pixel] = taps;
   }
 }
 
@@ -94,7 +97,7 @@ struct Largest : Binned {
   using Column = Channels<A, kCount>;
   using Sum = Column;
 
-  DETOPS_D Column start() const { return every_channel<A, kCount>(std::numeric_limits<A>::lowest()); }
+  DETOPS_D Column start() const { return every_channel<A, kCount>(kLowest<A>); }
   DETOPS_D static void take(Column& most, const Column& values) {
 #pragma unroll
     for (int c = 0; c < kCount; ++c) most.values[c] = max(most.values[c], values.values[c]);
@@ -134,7 +137,7 @@ struct FirstLargest : Binned {
   int64_t width;  // of the map
 
   DETOPS_D Column lowest() const {
-    return {every_channel<A, kCount>(std::numeric_limits<A>::lowest()), every_channel<int, kCount>(-1)};
+    return {every_channel<A, kCount>(kLowest<A>), every_channel<int, kCount>(-1)};
   }
   DETOPS_D Column reduce(const Maps<const T>& input, const Line<FirstLargest>& line, int64_t roi, int number) const {
     const T* from = column(input, line.input, roi, number);
