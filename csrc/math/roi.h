@@ -56,8 +56,8 @@ DETOPS_HD SampleRange samples_on_map(const RoiAlignAxis<A>& axis, int64_t bin, i
           first_not([=](A position) { return position <= static_cast<A>(size); })};
 }
 
-// Calls fn(pixel, weight) for each pixel that a bin's samples meet, in ascending order, with the sum of their weights as
-// a W; the samples are averaged. Where they lie closer than rounding errors, none counts as being before one of an
+// Calls fn(pixel, weight) for each pixel that a bin's samples meet, in ascending order, with the sum of their weights
+// as a W; the samples are averaged. Where they lie closer than rounding errors, none counts as being before one of an
 // earlier bin: what the bins meet ascends, and bins that share a pixel are neighbours.
 template <typename W, typename A, typename Fn>
 DETOPS_HD void for_each_pixel(const RoiAlignAxis<A>& axis, int64_t bin, int64_t bins, int64_t size, const Fn& fn) {
@@ -66,8 +66,8 @@ DETOPS_HD void for_each_pixel(const RoiAlignAxis<A>& axis, int64_t bin, int64_t 
   const A share = A(1) / static_cast<A>(axis.samples);
   A previous = A(-2);  // off the map, as is what lies before it or is NaN
   if (bin != (reversed ? bins - 1 : 0)) {
-    const A last = reversed ? sample_position(axis, bin + 1, int64_t{0})
-                            : sample_position(axis, bin - 1, axis.samples - 1);
+    const A last =
+        reversed ? sample_position(axis, bin + 1, int64_t{0}) : sample_position(axis, bin - 1, axis.samples - 1);
     previous = max(previous, last);
   }
   SampleRange range{0, axis.samples};

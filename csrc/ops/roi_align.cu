@@ -1,5 +1,4 @@
 #include "roi_align.h"
-
 #include "roi_kernels.h"
 
 // One kernel finds each region's taps, axis by axis, merged where samples meet in a pixel; a second one reads them for
@@ -91,7 +90,7 @@ DETOPS_D void transpose_taps(const RoiAlignAxisTable<A>& table, const RoiSpan& s
 
 // A warp an axis of a region.
 template <typename A, typename G, bool kForGradient>
-__global__ void __launch_bounds__(kThreads) find_taps_kernel(TapsArgs<A> a) {
+__global__ void __launch_bounds__(kThreads, 2) find_taps_kernel(TapsArgs<A> a) {
   const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id(), k = warp / 2;
   if (k >= a.tables.num_rois) return;
   const Roi<G> roi = a.tables.rois.template load<G>(k, a.tables.num_images);
@@ -124,6 +123,7 @@ struct Mean {
   static constexpr Layout kLayout = kLayout_;
   static constexpr int kCount = kVector<kLayout, T, 4>;
   using A = acc_t<T>;
+  static constexpr int kResident = kResidentSums<A>;
   using Input = T;
   using Output = T;
   using Bin = Taps;
@@ -158,6 +158,7 @@ struct MeanGradient {
   static constexpr Layout kLayout = kLayout_;
   static constexpr int kCount = kVector<kLayout, T, 8>;
   using A = acc_t<T>;
+  static constexpr int kResident = kResidentSums<A>;
   using Output = T;
   using Sums = Channels<A, kCount>;
   RoiAlignTables<A> tables;
@@ -202,10 +203,10 @@ void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlign
                   grad, output);
 }
 
-#define INSTANTIATE(T)                                                                                       \
-  template void roi_align_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&,                \
-                                  const Maps<const T>&, const Maps<T>&, void*);                              \
-  template void roi_align_backward_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&,       \
+#define INSTANTIATE(T)                                                                                              \
+  template void roi_align_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&, const Maps<const T>&, \
+                                  const Maps<T>&, void*);                                                           \
+  template void roi_align_backward_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&,              \
                                            const Maps<const T>&, const Maps<T>&, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -18,6 +18,11 @@ constexpr int kThreads = 1 << kThreadBits;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kMostListed = 2 * kThreads;
 
+// Blocks that a multiprocessor must have registers for. Left to itself, the compiler spills some for more blocks.
+constexpr int kResident80 = 3, kResident128 = 2;  // of so many registers a thread
+template <typename A>
+constexpr int kResidentSums = sizeof(A) == 8 ? kResident128 : kResident80;
+
 // ---- Channels: a thread takes a few at a time ----------------------------------------------------------------------
 
 // Where these channels lie, and what neighbouring threads are.
@@ -27,7 +32,9 @@ enum class Layout {
   kInterleaved,  // side by side; channels of a pixel
 };
 template <Layout kLayout, typename T, int kOfPlanes>
-constexpr int kVector = kLayout == Layout::kPlanes ? kOfPlanes : kLayout == Layout::kPacked ? Pack<T>::size : 1;
+constexpr int kVector = kLayout == Layout::kPlanes   ? kOfPlanes
+                        : kLayout == Layout::kPacked ? Pack<T>::size
+                                                     : 1;
 
 template <typename T>
 bool in_packs(const Maps<T>& maps) {
@@ -117,12 +124,14 @@ DETOPS_D V warp_scan(V value, V& carry, Op op) {
 
 // A Kind of pooling reduces the pixels of a bin's rows, column by column, then these columns. It has
 //   kLayout, kCount   channels of a thread
+//   kResident         blocks that a multiprocessor must have registers for
 //   Input, Output     elements
 //   Bin, tables       RoiTables of it
 //   columns(roi)      how many columns there are to reduce, numbered from 0
 //   range(roi, bin)   the columns of a bin
 //   reduce(input, line, roi, column)   a Column
-//   start(), add(sum, column number, column, bin), finish(sum, roi, rows, bin)   a bin's Sum of columns, and its Channels
+//   start(), add(sum, column number, column, bin), finish(sum, roi, rows, bin)   a bin's Sum of columns, and its
+//   Channels
 struct ColumnRange {
   int begin, end;
 };
@@ -140,8 +149,8 @@ template <typename Kind>
 struct PoolArgs {
   Kind kind;
   Maps<const typename Kind::Input> input;
-  Maps<typename Kind::Output> output;    // (K, C, PH, PW)
-  int64_t lines, batches, parts;         // of a region
+  Maps<typename Kind::Output> output;      // (K, C, PH, PW)
+  int64_t lines, batches, parts;           // of a region
   int lines_of_batch, bins_of_thread_row;  // at most
 };
 
@@ -150,7 +159,7 @@ struct PoolArgs {
 // takes its bin. The plain way, a thread a bin from the map itself, reads shared columns again for each bin, rows of a
 // plane in pieces, and finds taps anew for every channel.
 template <typename Kind>
-__global__ void __launch_bounds__(kThreads) pool_kernel(PoolArgs<Kind> a) {
+__global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArgs<Kind> a) {
   using Column = typename Kind::Column;
   constexpr bool kPlanes = Kind::kLayout == Layout::kPlanes;
   constexpr int kColumns = kColumnBytes / sizeof(Column);
@@ -229,7 +238,7 @@ void launch_pool(const char* op, const Kind& kind, const Maps<const typename Kin
 
 template <typename Kind>
 struct GatherArgs {
-  Kind kind;  // with kLayout, kCount, Output, Sums, tables; add(roi, channel, channels, y, x, sums)
+  Kind kind;  // with kLayout, kCount, kResident, Output, Sums, tables; add(roi, channel, channels, y, x, sums)
   Maps<typename Kind::Output> output;
   int64_t tile_rows, tile_columns, channel_groups;
   int pixel_bits, vectors;  // threads of a tile's pixel; 2^pixel_bits pixels
@@ -249,7 +258,7 @@ DETOPS_D bool overlap(const RoiSpan& span, int64_t begin, int64_t end) { return 
 // tests every region against the tile and lists those that touch it, in their order, in shared memory: sums have one
 // order, and no list is stored or waited for.
 template <typename Kind>
-__global__ void __launch_bounds__(kThreads) gather_kernel(GatherArgs<Kind> a) {
+__global__ void __launch_bounds__(kThreads, Kind::kResident) gather_kernel(GatherArgs<Kind> a) {
   DETOPS_SHARED(listed, ListedRoi[kMostListed]);
   DETOPS_SHARED(found_by_warp, int[kWarps]);
   const auto& tables = a.kind.tables;

@@ -58,7 +58,14 @@ DETOPS_HD V every_channel(A x) {
 
 template <typename T>
 Maps<T> maps_of(const Tensor& t) {
-  return {const_cast<T*>(data<T>(t)), t.size(0), t.size(1), t.size(2), t.size(3), t.stride(0), t.stride(1), t.stride(2),
+  return {const_cast<T*>(data<T>(t)),
+          t.size(0),
+          t.size(1),
+          t.size(2),
+          t.size(3),
+          t.stride(0),
+          t.stride(1),
+          t.stride(2),
           t.stride(3)};
 }
 

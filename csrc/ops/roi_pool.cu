@@ -1,8 +1,7 @@
-#include "roi_pool.h"
-
 #include <limits>
 
 #include "roi_kernels.h"
+#include "roi_pool.h"
 
 // One kernel lays out each region's bins, a second one takes their largest values: of each touched column over the rows
 // of a bin, then of these.
@@ -32,9 +31,7 @@ __global__ void __launch_bounds__(kThreads) find_bins_kernel(BinsArgs a) {
   const RoiAxisTable<RoiPoolBin>& table = a.tables.axes[is_x];
   const RoiPoolAxis<G> axis = roi_pool_axis(is_x ? roi.box.x1 : roi.box.y1, is_x ? roi.box.x2 : roi.box.y2,
                                             static_cast<G>(a.spatial_scale), table.num_bins);
-  const auto bin_at = [&](int64_t i) {
-    return roi.image < 0 ? RoiPoolBin{0, 0} : roi_pool_bin(axis, i, table.size);
-  };
+  const auto bin_at = [&](int64_t i) { return roi.image < 0 ? RoiPoolBin{0, 0} : roi_pool_bin(axis, i, table.size); };
   const auto begin = static_cast<int>(bin_at(0).begin), end = static_cast<int>(bin_at(table.num_bins - 1).end);
   const RoiSpan span{begin, end, max(end - begin, 0)};  // begins and ends of bins ascend
   for (int64_t i = lane_id(); i < table.num_bins; i += kWarp) table.bins[k * table.num_bins + i] = bin_at(i);
@@ -92,6 +89,7 @@ struct Largest : Binned {
   static constexpr Layout kLayout = kLayout_;
   static constexpr int kCount = kVector<kLayout, T, 4>;
   using A = acc_t<T>;
+  static constexpr int kResident = kLayout == Layout::kPacked ? kResident128 : kResidentSums<A>;
   using Input = T;
   using Output = T;
   using Column = Channels<A, kCount>;
@@ -112,7 +110,8 @@ struct Largest : Binned {
     return most;
   }
   DETOPS_D void add(Sum& most, int, const Column& column, const RoiPoolBin&) const { take(most, column); }
-  DETOPS_D Channels<A, kCount> finish(const Sum& most, int64_t, const RoiPoolBin& rows, const RoiPoolBin& columns) const {
+  DETOPS_D Channels<A, kCount> finish(const Sum& most, int64_t, const RoiPoolBin& rows,
+                                      const RoiPoolBin& columns) const {
     const bool empty = rows.begin >= rows.end || columns.begin >= columns.end;
     return empty ? every_channel<A, kCount>(0) : most;
   }
@@ -124,6 +123,7 @@ struct FirstLargest : Binned {
   static constexpr Layout kLayout = kLayout_;
   static constexpr int kCount = kVector<kLayout, T, 4>;
   using A = acc_t<T>;
+  static constexpr int kResident = kLayout == Layout::kPacked ? kResident128 : kResidentSums<A>;
   using Input = T;
   using Output = uint32_t;
   struct Column {
@@ -136,9 +136,7 @@ struct FirstLargest : Binned {
   };
   int64_t width;  // of the map
 
-  DETOPS_D Column lowest() const {
-    return {every_channel<A, kCount>(kLowest<A>), every_channel<int, kCount>(-1)};
-  }
+  DETOPS_D Column lowest() const { return {every_channel<A, kCount>(kLowest<A>), every_channel<int, kCount>(-1)}; }
   DETOPS_D Column reduce(const Maps<const T>& input, const Line<FirstLargest>& line, int64_t roi, int number) const {
     const T* from = column(input, line.input, roi, number);
     Column most = lowest();
@@ -183,6 +181,7 @@ struct LargestGradient {
   static constexpr Layout kLayout = kLayout_;
   static constexpr int kCount = kVector<kLayout, T, 8>;
   using A = acc_t<T>;
+  static constexpr int kResident = kResidentSums<A>;
   using Output = T;
   using Sums = Channels<A, kCount>;
   RoiPoolTables tables;

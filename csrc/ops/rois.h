@@ -50,7 +50,8 @@ std::vector<Roi<G>> read_rois(const char* op, const Tensor& rois, int64_t images
 inline void check_tables(const char* op, const Tensor& rois, int64_t height, int64_t width) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (rois.size(0) > kMost) fail(op, "expected at most 2^31 - 1 rois, got ", rois.size(0));
-  if (height > kMost || width > kMost) fail(op, "expected at most 2^31 - 1 rows and columns, got ", height, ", ", width);
+  if (height > kMost || width > kMost)
+    fail(op, "expected at most 2^31 - 1 rows and columns, got ", height, ", ", width);
 }
 // Memory for the tables, which lasts as long as the result.
 template <typename Tables>
