@@ -23,22 +23,22 @@ struct alignas(8 * sizeof(double)) RotatedBox {
 };
 
 // A box without overlap with any: what NaN, infinite coordinates, sides of 0 or less, and angles that are none give.
-DETOPS_HD RotatedBox<double> no_rotated_box() {
-  constexpr double kNowhere = -std::numeric_limits<double>::infinity();
-  return {0, 0, 0, 0, 1, 0, kNowhere, kNowhere};
-}
+constexpr double kNowhere = -std::numeric_limits<double>::infinity();
+DETOPS_HD RotatedBox<double> no_rotated_box() { return {0, 0, 0, 0, 1, 0, kNowhere, kNowhere}; }
 
 template <typename V>
 DETOPS_HD V absolute(V x) {
   return select(x < V{}, V{} - x, x);
 }
 
+// Of coordinates and areas.
+constexpr double kLargest = std::numeric_limits<double>::max(), kSmallest = std::numeric_limits<double>::min();
+
 DETOPS_HD RotatedBox<double> rotated_box(double x, double y, double width, double height, double angle,
                                          AngleConvention convention) {
-  constexpr double kMost = std::numeric_limits<double>::max(), kLeast = std::numeric_limits<double>::min();
   const double area = width * height;
-  const bool proper = width > 0 && height > 0 && area >= kLeast && area <= kMost && absolute(x) <= kMost &&
-                      absolute(y) <= kMost && absolute(angle) <= kLargestAngle;  // each false for NaN
+  const bool proper = width > 0 && height > 0 && area >= kSmallest && area <= kLargest && absolute(x) <= kLargest &&
+                      absolute(y) <= kLargest && absolute(angle) <= kLargestAngle;  // each false for NaN
   if (!proper) return no_rotated_box();
   const Direction turn = convention.degrees ? direction_of_degrees(angle) : direction_of_radians(angle);
   const double w = width / 2, h = height / 2, cos = turn.cos, sin = convention.clockwise ? turn.sin : -turn.sin;

@@ -1,5 +1,7 @@
 // Rotated regions of interest: RoIAlign's bins and samples along the sides of a rotated box.
 #pragma once
+#include <limits>
+
 #include "roi.h"
 #include "trigonometry.h"
 
@@ -33,6 +35,9 @@ DETOPS_HD RoiAlignAxis<A> rotated_roi_axis(A side, int64_t bins, const RotatedRo
   return {-length / A(2), bin, grid.sampling_ratio > 0 ? grid.sampling_ratio : adapted};
 }
 
+template <typename A>
+constexpr A kNoPlace = std::numeric_limits<A>::quiet_NaN();
+
 // From a centre, sides in image pixels and radians. What is no angle gives a region that lies nowhere.
 template <typename A>
 DETOPS_HD RotatedRoi<A> rotated_roi(A x, A y, A width, A height, A angle, const RotatedRoiGrid& grid) {
@@ -41,9 +46,8 @@ DETOPS_HD RotatedRoi<A> rotated_roi(A x, A y, A width, A height, A angle, const 
   const bool is_angle = radians >= -kLargestAngle && radians <= kLargestAngle;
   const Direction turn = direction_of_radians(is_angle ? radians : 0);
   const A sin = static_cast<A>(grid.clockwise ? turn.sin : -turn.sin);
-  const A nowhere = std::numeric_limits<A>::quiet_NaN();
-  return {is_angle ? x * scale - offset : nowhere,
-          is_angle ? y * scale - offset : nowhere,
+  return {is_angle ? x * scale - offset : kNoPlace<A>,
+          is_angle ? y * scale - offset : kNoPlace<A>,
           static_cast<A>(turn.cos),
           sin,
           rotated_roi_axis(height, grid.pooled_height, grid),

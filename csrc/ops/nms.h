@@ -30,6 +30,7 @@ template <typename A>
 struct NmsRule {
   static constexpr A kMost = std::numeric_limits<A>::max();
   static constexpr A kLeastNormal = std::numeric_limits<A>::min();
+  static constexpr A kNan = std::numeric_limits<A>::quiet_NaN();
 
   double iou_threshold;
   A threshold;  // as overlaps() takes it
@@ -59,10 +60,7 @@ struct NmsRule {
     Box<A> box;
     A needed;
   };
-  DETOPS_HD static Shape nobody() {
-    constexpr A kNan = std::numeric_limits<A>::quiet_NaN();
-    return {{kNan, kNan, kNan, kNan}, A(0)};
-  }
+  DETOPS_HD static Shape nobody() { return {{kNan, kNan, kNan, kNan}, A(0)}; }
   DETOPS_HD Shape load(const RawBoxes& boxes, int64_t image, int64_t i) const {
     const Box<A> box = boxes.template load<A>(image, i);
     const A own_area = area(box);

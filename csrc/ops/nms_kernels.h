@@ -31,7 +31,7 @@ constexpr bool kLooksTooEarly = false;
 #endif
 
 template <typename Rule>
-struct alignas(16) Candidate {
+struct Candidate {
   typename Rule::Shape shape;
   int64_t group;  // its class
 };

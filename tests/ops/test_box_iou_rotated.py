@@ -76,6 +76,36 @@ def test_by_hand(device: torch.device) -> None:
     torch.testing.assert_close(box_iou_rotated(square, others, "iof")[0].cpu(), torch.tensor(expected))
 
 
+NEAR = [296.6620178222656, 458.73883056640625, 23.515729904174805, 47.677001953125, 0.08795166015625]
+LONG = [2563.744628906250, 1436.790161132812, 2174.703369140625, 214.095001220703, 115.118347167969]
+IDENTICAL = [0.0, 0.0, 180.6422271729, 136.3633728027, 0.9559648633]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "in_degrees"),
+    [
+        ([160, 153, 230, 23, -37], [190, 127, 80, 21, -46], True),  # detectron2 1207: 0.266
+        (NEAR, [296.66201, 458.73882, 23.51573, 47.67702, 0.087951], True),  # detectron2 2154: 0.600
+        (LONG, [2563.744628906250, 1436.790283203125, 2174.702880859375, 214.094955444336, 115.118354797363], True),
+        ([1010.5, 860.00012207, 12.20655537, 48.82622528, 55.00798035], [1022, 870.49993896, 10.8, 43.2, 56.3], True),
+        (IDENTICAL, IDENTICAL, False),  # mmcv 2621: 0.333
+        ([135.07, 406.72, 7.9445e-7, 1971.1, 1.7708], [151.0080, 436.2173, 302.0159, 313.7347, 3.1184], False),
+        ([135.07, 406.72, 7.9445e-7, 1.9711e10, 1.7708], [151.0080, 436.2173, 302.0159, 313.7347, 3.1184], False),
+        ([46.83, 44.03, 3.9, 1.63, 0], [46.83, 44.03, 1.63, 3.9, 1.45], False),
+    ],
+)
+def test_reported_of_others(device: torch.device, a: list[float], b: list[float], in_degrees: bool) -> None:
+    """Boxes that detectron2, mmcv and their like were reported to be wrong about, up to -12128368 (mmcv 2952)."""
+    p, q = torch.tensor([a]), torch.tensor([b])
+    if in_degrees:
+        expected = exact_pairs(radians(p), radians(q), clockwise=False).item()
+        actual = box_iou(p.to(device), q.to(device), fmt="cxcywhr").item()
+    else:
+        expected = exact_pairs(p, q).item()
+        actual = box_iou_rotated(p.to(device), q.to(device)).item()
+    assert actual == pytest.approx(expected, abs=1e-7)
+
+
 def test_sense_of_the_angle(device: torch.device) -> None:
     """An eighth of a turn from the x axis towards the y axis lies along the diagonal down an image."""
     long = torch.tensor([[0.0, 0, 20, 1, math.pi / 4]], device=device)
