@@ -82,6 +82,13 @@ def proposals_clustered(n: int, objects: int = 40, background: float = 0.3, seed
     return boxes[order], scores[order]
 
 
+def rotated(boxes: Tensor, seed: int, spread: float = math.pi) -> Tensor:
+    """Boxes turned by up to ``spread`` radians either way, (n, 5) as centre, size and angle."""
+    centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    angle = (2 * torch.rand(len(boxes), 1, generator=generator(seed)) - 1) * spread
+    return torch.cat([centre, size, angle], dim=1)
+
+
 def boxes_disjoint(n: int, seed: int = 4) -> tuple[Tensor, Tensor]:
     """Boxes of 7 x 7 pixels on a lattice of 8, none touching another: everything survives NMS, its worst case.
 

@@ -10,10 +10,27 @@ inline bool in_double(ScalarType boxes) {
   return boxes != ScalarType::Float && boxes != ScalarType::Half && boxes != ScalarType::BFloat16;
 }
 
+// Positive where a candidate may overlap a box, thresholds being 0 or more: settles nearly all without a division.
+template <typename V>
+DETOPS_HD V excess(const Box<V>& candidate, const Box<V>& other, V candidate_needed, V other_needed) {
+  const V left = max_number(candidate.x1, other.x1), right = min_number(candidate.x2, other.x2);
+  const V top = max_number(candidate.y1, other.y1), bottom = min_number(candidate.y2, other.y2);
+  const V width = max_number(right - left, V{}), height = bottom - top;
+  return width * height - (candidate_needed + other_needed);
+}
+
+// A rule says which boxes drop which. What a kernel asks of one:
+//   Shape                 a box as it is compared
+//   load(boxes, image, i) the shape of a box
+//   nobody()              the shape of what drops no box and is dropped by none
+//   may_drop(a, b)        whether a may drop b or b a, thresholds being 0 or more: settles nearly all pairs
+//   drops(a, b)           whether it does, for any threshold
+//   kResident, kUnroll    blocks that a multiprocessor must have registers for; tests at a time
 template <typename A>
 struct NmsRule {
   static constexpr A kMost = std::numeric_limits<A>::max();
   static constexpr A kLeastNormal = std::numeric_limits<A>::min();
+  static constexpr A kNan = std::numeric_limits<A>::quiet_NaN();
 
   double iou_threshold;
   A threshold;  // as overlaps() takes it
@@ -36,15 +53,25 @@ struct NmsRule {
 
   // This box's part of what an intersection must exceed. Products that may be subnormal round too coarsely.
   DETOPS_HD A needed(A area) const { return area > kLeastNormal * 0x1p26 ? area * share : A(0); }
+
+  static constexpr int kResident = 32 / sizeof(A), kUnroll = sizeof(A) == 8 ? 4 : 8;
+
+  struct alignas(16) Shape {
+    Box<A> box;
+    A needed;
+  };
+  DETOPS_HD static Shape nobody() { return {{kNan, kNan, kNan, kNan}, A(0)}; }
+  DETOPS_HD Shape load(const RawBoxes& boxes, int64_t image, int64_t i) const {
+    const Box<A> box = boxes.template load<A>(image, i);
+    const A own_area = area(box);
+    if (!concerns(box, own_area)) return nobody();
+    return {box, iou_threshold < 0 ? A(0) : needed(own_area)};
+  }
+  DETOPS_HD bool may_drop(const Shape& a, const Shape& b) const { return excess(a.box, b.box, a.needed, b.needed) > 0; }
+  DETOPS_HD bool drops(const Shape& a, const Shape& b) const {
+    return overlaps(a.box, b.box, area(a.box), area(b.box), threshold);
+  }
 };
-// Positive where a candidate may overlap a box, thresholds being 0 or more: settles nearly all without a division.
-template <typename V>
-DETOPS_HD V excess(const Box<V>& candidate, const Box<V>& other, V candidate_needed, V other_needed) {
-  const V left = max_number(candidate.x1, other.x1), right = min_number(candidate.x2, other.x2);
-  const V top = max_number(candidate.y1, other.y1), bottom = min_number(candidate.y2, other.y2);
-  const V width = max_number(right - left, V{}), height = bottom - top;
-  return width * height - (candidate_needed + other_needed);
-}
 
 // ---- CUDA ----------------------------------------------------------------------------------------------------------
 
@@ -59,9 +86,9 @@ struct NmsKeys {
 };
 void nms_keys_cuda(const NmsKeys& args, void* stream);
 
-template <typename A>
+template <typename Rule>
 struct NmsArgs {
-  NmsRule<A> rule;
+  Rule rule;
   RawBoxes boxes;
   RawNumbers scores;
   bool has_score_threshold;
@@ -73,9 +100,9 @@ struct NmsArgs {
   int64_t* keep;            // (images, limit)
   int64_t* count;           // (images,)
 };
-// `scratch` has nms_scratch_bytes() bytes, aligned to 16.
-template <typename A>
+// `scratch` has nms_scratch_bytes() bytes, aligned to 64.
+template <typename Rule>
 int64_t nms_scratch_bytes(int64_t images, int64_t size);
-template <typename A>
-void nms_cuda(const NmsArgs<A>& args, void* scratch, void* stream);
+template <typename Rule>
+void nms_cuda(const NmsArgs<Rule>& args, void* scratch, void* stream);
 }  // namespace detops

@@ -2,20 +2,15 @@
 #pragma once
 #include <algorithm>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <vector>
 
 #include "../core/radix_sort.h"
 #include "../core/sort_key.h"
 #include "box_columns.h"
-#include "nms_grid.h"
-#include "nms_list.h"
+#include "nms.h"
 
 namespace detops {
-// Vectors of kept boxes from which on a grid is faster, as measured; it gains less at low thresholds.
-constexpr int64_t longest_list(double iou_threshold) { return iou_threshold < 0.45 ? 200 : 90; }
-
 template <typename T>
 std::unique_ptr<T[]> uninitialised(int64_t n) {
   return std::unique_ptr<T[]>(new T[n]);
@@ -103,78 +98,26 @@ inline std::optional<Segments> by_class(const RawNumbers& classes, const Indices
   return segments;
 }
 
-// Memory for the boxes of all segments and for those kept of each, with room between pieces, which share no vector.
-template <typename A>
-class NmsArena {
- public:
-  NmsArena(int64_t n, int64_t pieces)
-      : pitch_(n + pieces * KeptBoxes<A>::kStep), storage_(uninitialised<A>((4 + KeptBoxes<A>::kColumns) * pitch_)) {}
-
-  // Boxes [begin, end) of an image, gathered as boxes row(begin), row(begin + 1), ...
-  template <typename Row>
-  SortedBoxes<A> boxes(const BoxView& from, int64_t begin, int64_t end, const Row& row) const {
-    A* to = storage_.get() + begin;
-    dispatch_type(from.dtype, [&](auto type) {
-      using T = typename decltype(type)::type;
-      for (int64_t i = begin; i < end; ++i, ++to) {
-        const T* box = reinterpret_cast<const T*>(from.data) + row(i) * from.row_stride;
-        for (int column = 0; column < 4; ++column) {
-          to[column * pitch_] = static_cast<A>(box[column * from.column_stride]);
-        }
-      }
-    });
-    const A* x1 = storage_.get() + begin;
-    return {x1, x1 + pitch_, x1 + 2 * pitch_, x1 + 3 * pitch_, end - begin};
-  }
-
-  // An empty list for the boxes kept of [begin, ...) in a piece.
-  KeptBoxes<A> list(int64_t piece, int64_t begin) const {
-    return KeptBoxes<A>(storage_.get() + 4 * pitch_ + piece * KeptBoxes<A>::kStep + begin, pitch_);
-  }
-
- private:
-  int64_t pitch_;
-  std::unique_ptr<A[]> storage_;
-};
-
-// Positions of the first `limit` boxes kept; returns their number.
-template <typename A>
-int64_t suppress(const SortedBoxes<A>& boxes, const NmsRule<A>& rule, int64_t limit, KeptBoxes<A> list,
-                 uint32_t* keep) {
-  if (rule.drops_nothing()) {
-    const int64_t kept = std::min(limit, boxes.size);
-    std::iota(keep, keep + kept, 0u);
-    return kept;
-  }
-  NmsProgress at;
-  simd([&](auto isa) DETOPS_INLINE {
-    using Isa = decltype(isa);
-    const bool grid = rule.iou_threshold >= GridAxis::kLeastThreshold;
-    const int64_t longest = grid ? longest_list(rule.iou_threshold) * lanes<Isa, A> : boxes.size;
-    suppress_by_list<Isa>(boxes, rule, limit, longest, list, at, keep);
-    if (!grid || at.decided == boxes.size || at.kept == limit) return;
-    if (suppress_by_grid<Isa>(boxes, rule, limit, list, at, keep)) return;
-    suppress_by_list<Isa>(boxes, rule, limit, boxes.size, list, at, keep);
-  });
-  return at.kept;
-}
+// The suppression of one image's boxes by a rule, to be specialised: in memory for n boxes, in pieces that may run at
+// the same time. run(piece, begin, end, row, limit, keep) decides boxes row(begin), ..., row(end - 1), best first, until
+// `limit` are kept, writes their positions, counted from begin, and returns their number.
+template <typename Rule>
+class Suppression;
 
 // The first `limit` boxes of one image that are kept, highest score first.
-template <typename A>
-Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
-  const NmsRule<A> rule(iou_threshold);
+template <typename Rule>
+Indices nms_cpu(const NmsImage& image, const Rule& rule, int64_t limit) {
   const Indices order = by_score(image);
   Indices keep{uninitialised<uint32_t>(order.size), 0};
   const std::optional<Segments> segments = image.classes ? by_class(*image.classes, order) : std::nullopt;
   if (!segments) {
-    const NmsArena<A> arena(order.size, 1);
-    const auto boxes = arena.boxes(image.boxes, 0, order.size, [&](int64_t i) { return order.data[i]; });
-    keep.size = suppress(boxes, rule, limit, arena.list(0, 0), keep.data.get());
+    const Suppression<Rule> suppression(rule, image.boxes, order.size, 1);
+    keep.size = suppression.run(0, 0, order.size, [&](int64_t i) { return order.data[i]; }, limit, keep.data.get());
     for (int64_t i = 0; i < keep.size; ++i) keep.data[i] = order.data[keep.data[i]];
     return keep;
   }
   const int64_t pieces = std::clamp<int64_t>(order.size / grain_for(60), 1, num_threads());
-  const NmsArena<A> arena(order.size, pieces);
+  const Suppression<Rule> suppression(rule, image.boxes, order.size, pieces);
   const auto is_kept = std::make_unique<bool[]>(order.size);
   parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
@@ -183,9 +126,9 @@ Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
       for (auto segment = from; segment != to; ++segment) {
         const int64_t begin = segment[0], end = segment[1];
         const uint32_t* positions = segments->positions.get();
-        const auto boxes = arena.boxes(image.boxes, begin, end, [&](int64_t i) { return order.data[positions[i]]; });
+        const auto row = [&](int64_t i) { return order.data[positions[i]]; };
         uint32_t* kept_here = keep.data.get() + begin;
-        const int64_t kept = suppress(boxes, rule, limit, arena.list(piece, begin), kept_here);
+        const int64_t kept = suppression.run(piece, begin, end, row, limit, kept_here);
         for (int64_t i = 0; i < kept; ++i) is_kept[positions[begin + kept_here[i]]] = true;
       }
     }
@@ -195,10 +138,5 @@ Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
     keep.size += is_kept[i];
   }
   return keep;
-}
-
-inline Indices nms_cpu(const NmsImage& image, double iou_threshold, int64_t limit) {
-  return in_double(image.boxes.dtype) ? nms_cpu<double>(image, iou_threshold, limit)
-                                      : nms_cpu<float>(image, iou_threshold, limit);
 }
 }  // namespace detops

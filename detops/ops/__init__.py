@@ -9,6 +9,7 @@ from .box_iou import generalized_box_iou as generalized_box_iou
 from .box_iou_loss import complete_box_iou_loss as complete_box_iou_loss
 from .box_iou_loss import distance_box_iou_loss as distance_box_iou_loss
 from .box_iou_loss import generalized_box_iou_loss as generalized_box_iou_loss
+from .box_iou_rotated import box_iou_rotated as box_iou_rotated
 from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
@@ -22,12 +23,15 @@ from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
 from .nms import nms_padded as nms_padded
+from .nms_rotated import nms_rotated as nms_rotated
+from .nms_rotated import nms_rotated_padded as nms_rotated_padded
 from .ps_roi_align import PSRoIAlign as PSRoIAlign
 from .ps_roi_align import ps_roi_align as ps_roi_align
 from .ps_roi_pool import PSRoIPool as PSRoIPool
 from .ps_roi_pool import ps_roi_pool as ps_roi_pool
 from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
+from .roi_align_rotated import roi_align_rotated as roi_align_rotated
 from .roi_pool import RoIPool as RoIPool
 from .roi_pool import roi_pool as roi_pool
 from .sigmoid_focal_loss import sigmoid_focal_loss as sigmoid_focal_loss

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import _checks
-from .boxes import box_convert
+from .boxes import _FORMATS, _ROTATED_FORMATS, box_convert
 
 _KINDS = ("box_iou", "generalized_box_iou", "distance_box_iou", "complete_box_iou")
 
@@ -15,23 +15,43 @@ def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     """Intersection over union of every pair of boxes.
 
     Args:
-        boxes1: (..., N, 4), any real dtype.
+        boxes1: (..., N, 4), any real dtype; rotated ones (..., N, 5) or (..., N, 8).
         boxes2: (..., M, 4); leading dimensions broadcast against those of ``boxes1``.
-        fmt: How a box is given: "xyxy" corners, "xywh" or "cxcywh".
+        fmt: How a box is given: "xyxy" corners, "xywh" or "cxcywh"; rotated, as :func:`detops.ops.box_convert` says,
+            "cxcywhr", "xywhr" or "xyxyxyxy".
 
     Returns:
         (..., N, M) in [0, 1]; float64 if one of the inputs is, else float32. Two boxes of no area have overlap 0. A
-        negative width or height counts as no intersection; NaN gives NaN. Differentiable in both sets.
+        negative width or height counts as no intersection; NaN gives NaN. Differentiable in both sets. Of rotated
+        boxes: what :func:`detops.ops.box_iou_rotated` gives, with angles in degrees;
+        0 for NaN, and no gradient.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above.
-        ValueError: If ``fmt`` is none of the three.
+        ValueError: If ``fmt`` is none of the six.
     """
+    if fmt in _ROTATED_FORMATS:
+        return _pairs(_rotated, _as_centre(boxes1, fmt), _as_centre(boxes2, fmt))
     if fmt != "xyxy":
-        if fmt not in ("xywh", "cxcywh"):
-            raise ValueError(f"box_iou: expected fmt 'xyxy', 'xywh' or 'cxcywh', got {fmt!r}")
+        if fmt not in _FORMATS:
+            raise ValueError(f"box_iou: expected fmt one of {(*_FORMATS, *_ROTATED_FORMATS)}, got {fmt!r}")
         boxes1, boxes2 = box_convert(boxes1, fmt, "xyxy"), box_convert(boxes2, fmt, "xyxy")
     return _pairs(torch.ops.detops.box_iou.default, boxes1, boxes2)
+
+
+def _rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Of (..., 5) with angles in degrees, counter-clockwise."""
+    return torch.ops.detops.box_iou_rotated.default(boxes1, boxes2, False, False, False, True)
+
+
+def _as_centre(boxes: Tensor, fmt: str) -> Tensor:
+    """Rotated boxes as "cxcywhr"; without rounding to their own dtype on the way, if that is coarse."""
+    boxes = boxes.detach()
+    if fmt == "cxcywhr":
+        return boxes
+    if boxes.dtype in _checks.INTEGER:
+        return box_convert(boxes.double(), fmt, "cxcywhr").float()
+    return box_convert(boxes.float() if boxes.itemsize < 4 else boxes, fmt, "cxcywhr")
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
