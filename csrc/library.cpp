@@ -1,4 +1,5 @@
-// The Python module detops._C. Importing it registers every operator; it exposes the facts of the build.
+// The Python module detops._C. Importing it registers every operator; it exposes the facts of
+// the build and the routines over NumPy arrays.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "core/simd.h"
+#include "host/bindings.h"
 
 namespace py = pybind11;
 
@@ -43,4 +45,5 @@ PYBIND11_MODULE(_C, m) {
         "Those that the kernels were built for and this processor has.");
   m.def("instruction_set", [] { return kInstructionSets[static_cast<size_t>(detops::active_instruction_set)]; });
   m.def("set_instruction_set", &set_instruction_set, "Use a lesser one, for tests.");
+  detops::bind_host(m);
 }

@@ -18,6 +18,10 @@ from .decode_boxes import decode_boxes as decode_boxes
 from .decode_boxes import encode_boxes as encode_boxes
 from .deform_conv2d import DeformConv2d as DeformConv2d
 from .deform_conv2d import deform_conv2d as deform_conv2d
+from .feature_pyramid_network import FeaturePyramidNetwork as FeaturePyramidNetwork
+from .frozen_batch_norm import FrozenBatchNorm2d as FrozenBatchNorm2d
+from .kmeans_anchors import best_possible_recall as best_possible_recall
+from .kmeans_anchors import kmeans_anchors as kmeans_anchors
 from .masks_to_boxes import masks_to_boxes as masks_to_boxes
 from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
@@ -34,8 +38,10 @@ from .roi_align import roi_align as roi_align
 from .roi_align_rotated import roi_align_rotated as roi_align_rotated
 from .roi_pool import RoIPool as RoIPool
 from .roi_pool import roi_pool as roi_pool
+from .selective_search import selective_search as selective_search
 from .sigmoid_focal_loss import sigmoid_focal_loss as sigmoid_focal_loss
 from .sigmoid_focal_loss import sigmoid_focal_loss_from_labels as sigmoid_focal_loss_from_labels
+from .sliding_windows import sliding_windows as sliding_windows
 from .smooth_l1_loss import smooth_l1_loss as smooth_l1_loss
 from .soft_nms import soft_nms as soft_nms
 from .soft_nms import soft_nms_padded as soft_nms_padded
