@@ -4,7 +4,7 @@ The first test is small on purpose: tests/gpu_check.sh runs it under compute-san
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -15,61 +15,120 @@ from detops import ops
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
-BOXES = torch.tensor(
-    [[0, 0, 10, 10], [1, 1, 11, 11], [20, 5, 33.5, 40], [2, 2, 2, 9], [30, 30, 60, 44], [21, 6, 34, 41]]
-)
-SCORES = torch.tensor([0.5, 0.9, 0.3, 0.8, 0.7, 0.3])
-ROIS = torch.cat([torch.tensor([0.0, 1, 1, 0, 1, 0]).unsqueeze(1), BOXES], dim=1)
+
+class Inputs(NamedTuple):
+    """Six boxes on two small maps; all that is floating gets a gradient where the operator has one."""
+
+    features: Tensor  # (2, 8, 12, 16)
+    boxes: Tensor  # (6, 4)
+    rotated: Tensor  # (6, 5)
+    scores: Tensor  # (6,)
+    images: Tensor  # (6, 1)
+    targets: Tensor  # (6, 4), in 0 to 1
+    classes: Tensor  # (6,)
+
+    @property
+    def rois(self) -> Tensor:
+        return torch.cat([self.images, self.boxes], dim=1).detach()
 
 
-def inputs() -> dict[str, Tensor]:
+def inputs(device: str, dtype: torch.dtype) -> Inputs:
     generator = torch.Generator().manual_seed(0)
-    return {
-        "features": torch.randn(2, 5, 12, 16, generator=generator),
-        "targets": torch.randn(6, 4, generator=generator),
-    }
+    boxes = [[0, 0, 10, 10], [1, 1, 11, 11], [20, 5, 33.5, 40], [2, 2, 2, 9], [30, 30, 60, 44], [21, 6, 34, 41]]
+    rotated = [
+        [5, 5, 10, 8, 0.5],
+        [6, 5, 10, 8, 0.5],
+        [30, 20, 9, 30, 1],
+        [2, 2, 0, 9, 0],
+        [7, 6, 3, 3, -2],
+        [9, 9, 4, 2, 0],
+    ]
+    leaves = [
+        torch.randn(2, 8, 12, 16, generator=generator),
+        torch.tensor(boxes),
+        torch.tensor([*rotated, [9, 9, 4, 2, 0]]),
+        torch.tensor([0.5, 0.9, 0.3, 0.8, 0.7, 0.25]),
+        torch.tensor([[0.0], [1], [1], [0], [1], [0]]),
+        torch.rand(6, 4, generator=generator),
+    ]
+    return Inputs(
+        *(leaf.to(device, dtype).requires_grad_() for leaf in leaves), torch.tensor([0, 0, 1, 0, 1, 1], device=device)
+    )
 
 
-# By file of csrc/ops: small calls of its operators on (features, boxes, scores, rois, targets); all differentiable
-# inputs get a gradient.
-Call = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Any]
+# Small calls of every operator, by the file of csrc/ops that has its kernels.
+Call = Callable[[Inputs], Any]
 CALLS: dict[str, list[Call]] = {
+    "anchor_grid": [lambda i: ops.anchor_grid([i.boxes[:2], i.boxes[2:]], [(3, 4), (2, 2)], [8, (16, 12)])],
+    "balanced_l1_loss": [lambda i: ops.balanced_l1_loss(i.boxes, i.targets)],
     "box_iou": [
-        lambda f, b, s, r, t: ops.box_iou(b, b[:4]),
-        lambda f, b, s, r, t: ops.generalized_box_iou(b, b[:4]),
-        lambda f, b, s, r, t: ops.distance_box_iou(b, b[:4]),
-        lambda f, b, s, r, t: ops.complete_box_iou(b, b[:4]),
+        lambda i: ops.box_iou(i.boxes, i.boxes[:4]),
+        lambda i: ops.generalized_box_iou(i.boxes, i.boxes[:4]),
+        lambda i: ops.distance_box_iou(i.boxes, i.boxes[:4]),
+        lambda i: ops.complete_box_iou(i.boxes, i.boxes[:4]),
     ],
-    "match_boxes": [lambda f, b, s, r, t: ops.match_boxes(b[:3].detach() + 1, b.detach(), 0.7, 0.3, True)],
+    "box_iou_loss": [
+        lambda i: ops.generalized_box_iou_loss(i.boxes, i.boxes.flip(0).detach()),
+        lambda i: ops.distance_box_iou_loss(i.boxes, i.boxes.flip(0).detach(), "sum"),
+        lambda i: ops.complete_box_iou_loss(i.boxes, i.boxes.flip(0).detach(), "mean"),
+    ],
+    "box_iou_rotated": [lambda i: ops.box_iou_rotated(i.rotated.detach(), i.rotated[:4].detach())],
+    "decode_boxes": [
+        lambda i: ops.encode_boxes(i.boxes[[0, 1, 2, 4]], i.boxes[[1, 0, 5, 2]].detach()),
+        lambda i: ops.decode_boxes(i.targets, i.boxes.detach(), image_size=(30, 40)),
+    ],
+    "deform_conv2d": [
+        lambda i: ops.deform_conv2d(
+            i.features, i.features.tile(1, 3, 1, 1)[:, :18], i.features[:, :, :3, :3], padding=1
+        )
+    ],
+    "masks_to_boxes": [lambda i: ops.masks_to_boxes(i.features[0].detach() > 1)],
+    "match_boxes": [lambda i: ops.match_boxes(i.boxes[:3].detach() + 1, i.boxes.detach(), 0.7, 0.3, True)],
     "nms": [
-        lambda f, b, s, r, t: ops.nms(b.detach(), s.detach(), 0.5),
-        lambda f, b, s, r, t: ops.batched_nms(
-            b.detach(), s.detach(), torch.tensor([0, 0, 1, 0, 1, 1]).to(b.device), 0.5
-        ),
-        lambda f, b, s, r, t: ops.nms_padded(b.detach(), s.detach(), 0.5, 8, score_threshold=0.4),
+        lambda i: ops.nms(i.boxes.detach(), i.scores.detach(), 0.5),
+        lambda i: ops.batched_nms(i.boxes.detach(), i.scores.detach(), i.classes, 0.5),
+        lambda i: ops.nms_padded(i.boxes.detach(), i.scores.detach(), 0.5, 8, score_threshold=0.4),
     ],
+    "nms_rotated": [lambda i: ops.nms_rotated_padded(i.rotated.detach(), i.scores.detach(), 0.5, 8, i.classes)],
+    "ps_roi_align": [lambda i: ops.ps_roi_align(i.features, i.rois, 2, 0.25, 2)],
+    "ps_roi_pool": [lambda i: ops.ps_roi_pool(i.features, i.rois, 2, 0.25)],
+    "roi_align": [
+        lambda i: ops.roi_align(i.features, i.rois, 3, 0.25, 2),
+        lambda i: ops.roi_align(i.features, i.rois, 3, 0.25),
+    ],
+    "roi_align_rotated": [
+        lambda i: ops.roi_align_rotated(i.features, torch.cat([i.images, i.rotated], 1).detach(), 3, 0.25, 2)
+    ],
+    "roi_pool": [lambda i: ops.roi_pool(i.features, i.rois, 3, 0.25)],
+    "sigmoid_focal_loss": [lambda i: ops.sigmoid_focal_loss(i.boxes / 40, i.targets.detach(), reduction="mean")],
+    "sigmoid_focal_loss_from_labels": [lambda i: ops.sigmoid_focal_loss_from_labels(i.boxes / 40, i.classes)],
     "smooth_l1_loss": [
-        lambda f, b, s, r, t: ops.smooth_l1_loss(b, t, beta=0.5),
-        lambda f, b, s, r, t: ops.smooth_l1_loss(b, t, reduction="none", weight=s.unsqueeze(1)),
+        lambda i: ops.smooth_l1_loss(i.boxes, i.targets, beta=0.5),
+        lambda i: ops.smooth_l1_loss(i.boxes, i.targets, reduction="none", weight=i.scores.unsqueeze(1)),
     ],
+    "soft_nms": [lambda i: ops.soft_nms_padded(i.boxes.detach(), i.scores.detach(), 8)],
 }
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def results(call: Call, device: str, dtype: torch.dtype) -> list[Tensor]:
     """The outputs of a call and the gradients of what has one, on the CPU."""
-    given = inputs()
-    leaves = [given["features"], BOXES, SCORES, ROIS, given["targets"]]
-    leaves = [leaf.to(device, dtype).requires_grad_() for leaf in leaves]
-    returned = call(*leaves)
+    given = inputs(device, dtype)
+    returned = call(given)
     outputs = [returned] if isinstance(returned, Tensor) else list(returned)
     smooth = [output for output in outputs if output.requires_grad]
-    grads = torch.autograd.grad([output.sum() for output in smooth], leaves, allow_unused=True) if smooth else ()
+    grads = torch.autograd.grad([output.sum() for output in smooth], given[:-1], allow_unused=True) if smooth else ()
     return [t.detach().cpu() for t in (*outputs, *(grad for grad in grads if grad is not None))]
 
 
 def test_every_kernel_has_a_small_call() -> None:
     assert sorted(CALLS) == kernels()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_small_calls_run(name: str) -> None:
+    for call in CALLS[name]:
+        assert all(result.numel() > 0 for result in results(call, "cpu", torch.float32))
 
 
 @needs_gpu

@@ -100,9 +100,7 @@ def lab(image: Image) -> NDArray[np.float64]:
     """CIE L*a*b* under D65, L* stretched to 255, a* and b* moved by 128."""
     v = image / 255
     linear = np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    )
+    to_xyz = np.array([[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]])
     t = linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T
     x, y, z = np.moveaxis(np.where(t > (6 / 29) ** 3, np.cbrt(t), t / (3 * (6 / 29) ** 2) + 4 / 29), -1, 0)
     return np.stack([(116 * y - 16) * 2.55, 500 * (x - y) + 128, 200 * (y - z) + 128])
@@ -117,7 +115,7 @@ def test_properties(mode: str) -> None:
     assert len(np.unique(boxes, axis=0)) == len(boxes)
     assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] < boxes[:, 2:]).all() and (boxes[:, 2:] <= [80, 60]).all()
     assert [0, 0, 80, 60] in boxes.tolist()
-    assert (np.diff(scores) <= 0).all() and 0 < scores.min() and scores.max() <= 1
+    assert (np.diff(scores) <= 0).all() and scores.min() > 0 and scores.max() <= 1
     again = selective_search(image, mode, return_scores=True)
     assert np.array_equal(again[0], boxes) and np.array_equal(again[1], scores)
     other = selective_search(image, mode, seed=1)
