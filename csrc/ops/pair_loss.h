@@ -37,6 +37,7 @@ struct PairLossArgs {
   Formula formula;
   bool each;       // element has a loss of its own, or else there is the sum of all
   double divisor;  // of the sum
+  double mean;     // 1 / divisor
 };
 template <typename T, typename Formula, typename Target, typename Out>
 void pair_loss_cuda(const char* op, const PairLossArgs<Formula, Target>& args, double* sums, Out* output, void* stream);

@@ -155,7 +155,8 @@ struct PairLoss {
                                       grad != nullptr ? raw_elements(loop, 3, *grad, dtype) : RawElements{},
                                       formula,
                                       reduction == Reduction::kNone,
-                                      divisor(reduction, loop.size)};
+                                      divisor(reduction, loop.size),
+                                      1 / divisor(reduction, loop.size)};
   }
 };
 

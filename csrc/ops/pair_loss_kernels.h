@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kLossThreads) pair_loss_backward_kernel(PairLo
   using A = acc_t<T>;
   constexpr int kCount = kStep<T, kPacks>;
   const RawLoop& loop = a.of.loop;
-  const A mean = static_cast<A>(1 / a.of.divisor), grad = a.of.each ? A(1) : a.of.grad.template load<A>(loop, 0);
+  const A mean = static_cast<A>(a.of.mean), grad = a.of.each ? A(1) : a.of.grad.template load<A>(loop, 0);
   DETOPS_GRID_STRIDE(step, (loop.size + kCount - 1) / kCount) {
     const int64_t i = step * kCount;
     const int count = static_cast<int>(min<int64_t>(kCount, loop.size - i));

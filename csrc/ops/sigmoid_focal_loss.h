@@ -76,8 +76,9 @@ struct FocalLoss : FocalTerms<A> {
     const V slope_of_q = of.p * of.not_p * (one - (t + t));
     const V slope = (of.p * (one - t) - of.not_p * t) * terms.modulation +
                     finite(terms.cross_entropy) * terms.modulation_slope * slope_of_q;
-    return {select(softness == V{}, hard.loss, terms.scale * terms.cross_entropy * terms.modulation),
-            select(softness == V{}, hard.slope, terms.scale * slope)};
+    const LossAndSlope<V> between{terms.scale * terms.cross_entropy * terms.modulation, terms.scale * slope};
+    if constexpr (std::is_arithmetic_v<V>) return between;
+    return {select(softness == V{}, hard.loss, between.loss), select(softness == V{}, hard.slope, between.slope)};
   }
 };
 

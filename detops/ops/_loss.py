@@ -133,6 +133,7 @@ class _Eager(torch.autograd.Function):
             if args[loss.reduction] == REDUCTIONS["none"] or not (ctx.needs_input_grad[1] and args[0].is_cpu):
                 return loss.forward(*args)
             result, ctx.gradient = loss.with_gradient(*args)
+            ctx.dtype = args[0].dtype
             return result
 
     @staticmethod
@@ -147,11 +148,10 @@ class _Eager(torch.autograd.Function):
             if gradient.dtype in HALF:  # rounded once already
                 return None, *loss.gradients(needed, grad, ctx)
             gradient.mul_(grad)
-        first = ctx.saved_tensors[0]
-        if gradient.dtype is not first.dtype:
-            gradient = gradient.to(first.dtype)
-        _, second, *others = loss.gradients((False, *needed[1:]), grad, ctx)
-        return None, gradient, second, *others
+        if gradient.dtype is not ctx.dtype:
+            gradient = gradient.to(ctx.dtype)
+        second = loss.backward(1, grad, *ctx.saved_tensors, *ctx.options) if needed[1] else None
+        return None, gradient, second, *[None] * (len(needed) - 2)
 
 
 def define(
