@@ -133,19 +133,19 @@ struct Mean {
 
   DETOPS_D int columns(int64_t roi) const { return tables.x().spans[roi].touched; }
   DETOPS_D ColumnRange range(int64_t, const Taps& taps) const { return {taps.first, taps.first + taps.count}; }
-  DETOPS_D Column reduce(const Maps<const T>& input, const Line<Mean>& line, int64_t roi, int column) const {
+  DETOPS_D void reduce(const Maps<const T>& input, const Line<Mean>& line, int64_t roi, int column, Column& sum) const {
     const int64_t x = tables.x().pixels[roi * tables.x().capacity + column];
     const int32_t* rows = tables.y().pixels + roi * tables.y().capacity + line.rows.first;
     const A* weights = tables.y().weights + line.rows.weights;
-    Column sum{}, values;
+    Column values;
+    sum = {};
     for (int n = 0; n < line.rows.count; ++n) {
       const T* from = line.input + rows[n] * input.row_stride + x * input.pixel_stride;
       read_channels<kLayout>(from, input.channel_stride, line.channels, values);
       add_channels(weights[n], values, sum);
     }
-    return sum;
   }
-  DETOPS_D Sum start() const { return {}; }
+  DETOPS_D void start(Sum& sum) const { sum = {}; }
   DETOPS_D void add(Sum& sum, int number, const Column& column, const Taps& taps) const {
     add_channels(tables.x().weights[taps.weights + number - taps.first], column, sum);
   }

@@ -113,13 +113,14 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
     __syncthreads();
     for (int64_t first_bin = 0; first_bin < a.output.width; first_bin += a.bins_of_thread_row) {
       const int width = static_cast<int>(min<int64_t>(a.bins_of_thread_row, a.output.width - first_bin));
-      const int line = kPlanes ? thread / width : thread % count, column = kPlanes ? thread % width : thread / count;
-      const bool has_bin = line < count && column < width;
+      const int line = kPlanes ? thread / width : thread % count, place = kPlanes ? thread % width : thread / count;
+      const bool has_bin = line < count && place < width;
       const Line<Kind> own = lines[has_bin ? line : 0];
-      const int64_t bin = first_bin + (has_bin ? column : 0);
+      const int64_t bin = first_bin + (has_bin ? place : 0);
       const typename Kind::Bin across = a.kind.tables.x().bins[roi * a.output.width + bin];
       const ColumnRange range = a.kind.range(roi, across);
-      typename Kind::Sum sum = a.kind.start();
+      typename Kind::Sum sum;
+      a.kind.start(sum);
       const int most = kColumns / count;
       int begin = 0;
       do {
@@ -127,7 +128,9 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
         const SmallDivisor by_inner(max(inner, 1));
         for (int i = thread; i < count * some; i += kThreads) {
           const int outer = by_inner.divide(i), rest = i - outer * inner;
-          columns[i] = a.kind.reduce(a.input, lines[kPlanes ? outer : rest], roi, begin + (kPlanes ? rest : outer));
+          Column column;
+          a.kind.reduce(a.input, lines[kPlanes ? outer : rest], roi, begin + (kPlanes ? rest : outer), column);
+          columns[i] = column;
         }
         __syncthreads();
         if (has_bin) {

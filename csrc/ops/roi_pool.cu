@@ -95,19 +95,20 @@ struct Largest : Binned {
   using Column = Channels<A, kCount>;
   using Sum = Column;
 
-  DETOPS_D Column start() const { return every_channel<A, kCount>(kLowest<A>); }
+  DETOPS_D void start(Sum& most) const { most = every_channel<A, kCount>(kLowest<A>); }
   DETOPS_D static void take(Column& most, const Column& values) {
 #pragma unroll
     for (int c = 0; c < kCount; ++c) most.values[c] = max(most.values[c], values.values[c]);
   }
-  DETOPS_D Column reduce(const Maps<const T>& input, const Line<Largest>& line, int64_t roi, int number) const {
+  DETOPS_D void reduce(const Maps<const T>& input, const Line<Largest>& line, int64_t roi, int number,
+                       Column& most) const {
     const T* from = column(input, line.input, roi, number);
-    Column most = start(), values;
+    Column values;
+    start(most);
     for (int64_t y = line.rows.begin; y < line.rows.end; ++y) {
       read_channels<kLayout>(from + y * input.row_stride, input.channel_stride, line.channels, values);
       take(most, values);
     }
-    return most;
   }
   DETOPS_D void add(Sum& most, int, const Column& column, const RoiPoolBin&) const { take(most, column); }
   DETOPS_D Channels<A, kCount> finish(const Sum& most, int64_t, const RoiPoolBin& rows,
@@ -136,23 +137,32 @@ struct FirstLargest : Binned {
   };
   int64_t width;  // of the map
 
-  DETOPS_D Column lowest() const { return {every_channel<A, kCount>(kLowest<A>), every_channel<int, kCount>(-1)}; }
-  DETOPS_D Column reduce(const Maps<const T>& input, const Line<FirstLargest>& line, int64_t roi, int number) const {
+  DETOPS_D static void start_column(Column& most) {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) most.values.values[c] = kLowest<A>, most.rows.values[c] = -1;
+  }
+  DETOPS_D static void take(Column& most, const Channels<A, kCount>& values, int row) {
+#pragma unroll
+    for (int c = 0; c < kCount; ++c) {
+      const bool larger = values.values[c] > most.values.values[c];
+      most.values.values[c] = larger ? values.values[c] : most.values.values[c];
+      most.rows.values[c] = larger ? row : most.rows.values[c];
+    }
+  }
+  DETOPS_D void reduce(const Maps<const T>& input, const Line<FirstLargest>& line, int64_t roi, int number,
+                       Column& most) const {
     const T* from = column(input, line.input, roi, number);
-    Column most = lowest();
     Channels<A, kCount> values;
+    start_column(most);
     for (int64_t y = line.rows.begin; y < line.rows.end; ++y) {
       read_channels<kLayout>(from + y * input.row_stride, input.channel_stride, line.channels, values);
-#pragma unroll
-      for (int c = 0; c < kCount; ++c) {
-        const bool larger = values.values[c] > most.values.values[c];
-        most.values.values[c] = larger ? values.values[c] : most.values.values[c];
-        most.rows.values[c] = larger ? static_cast<int>(y) : most.rows.values[c];
-      }
+      take(most, values, static_cast<int>(y));
     }
-    return most;
   }
-  DETOPS_D Sum start() const { return {lowest(), every_channel<int, kCount>(0)}; }
+  DETOPS_D void start(Sum& sum) const {
+    start_column(sum.most);
+    sum.columns = {};
+  }
   DETOPS_D void add(Sum& sum, int number, const Column& column, const RoiPoolBin&) const {
 #pragma unroll
     for (int c = 0; c < kCount; ++c) {
