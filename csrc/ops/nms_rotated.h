@@ -19,7 +19,7 @@ struct RotatedNmsRule {
 
   bool drops_nothing() const { return iou_threshold >= 1; }  // no overlap is above 1
 
-  static constexpr int kResident = 4, kUnroll = 4;
+  static constexpr int kResident = 3, kUnroll = 4;
 
   using Shape = RotatedBox<double>;
   DETOPS_HD static Shape nobody() { return no_rotated_box(); }

@@ -36,7 +36,7 @@ struct ForwardArgs {
 };
 
 template <Layout kLayout, typename T, typename G>
-__global__ void __launch_bounds__(kThreads, kResidentSums<acc_t<T>>) roi_align_rotated_kernel(ForwardArgs<T> a) {
+__global__ void __launch_bounds__(kThreads, kResident128) roi_align_rotated_kernel(ForwardArgs<T> a) {
   using A = acc_t<T>;
   constexpr int kCount = kVector<kLayout, T, 4>;
   const int64_t bins = a.output.height * a.output.width, vectors = (a.output.channels + kCount - 1) / kCount;
@@ -90,7 +90,7 @@ struct RotatedGradient {
   using A = acc_t<T>;
   using Output = T;
   using Sums = Channels<A, kCount>;
-  static constexpr int kResident = kResidentSums<A>;
+  static constexpr int kResident = kResident128;
   RotatedRoiTables tables;
   Maps<const T> grad;
   int64_t height, width;
