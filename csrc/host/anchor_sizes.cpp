@@ -84,20 +84,9 @@ class KMeans {
   }
 
   std::vector<Size> run(uint64_t seed, int64_t max_iterations) {
-    std::vector<Size> centres = choose(seed), best;
-    double best_likeness = -1;
-    for (int64_t i = 0; i < max_iterations; ++i) {
-      const bool changed = assign(centres);
-      double total = 0;
-      for (const double likeness : likeness_) total += likeness;
-      if (total > best_likeness) {
-        best_likeness = total;
-        best = centres;
-      }
-      if (!changed) break;
-      move(centres);
-    }
-    return best;
+    std::vector<Size> centres = choose(seed);
+    for (int64_t i = 0; i < max_iterations && assign(centres); ++i) move(centres);
+    return centres;
   }
 
  private:
@@ -120,6 +109,7 @@ class KMeans {
       while (chosen + 1 < sizes_.count && (left -= farness[chosen]) >= 0) ++chosen;
       centres.push_back(pick(chosen));
     }
+    std::fill(nearest_.begin(), nearest_.end(), -1);
     return centres;
   }
 

@@ -20,8 +20,8 @@ enum class Likeness {
   kRatio  // the smaller of the ratios of widths and of heights, each at most 1
 };
 
-// k-means from centres chosen by k-means++ with distance 1 - likeness. Centres are means of their members: for ratios
-// geometric ones. Ends when no size changes its centre; the best centres on the way, by mean likeness.
+// k-means from centres chosen by k-means++ with distance 1 - likeness. Centres are means of their members, geometric
+// ones for ratios. Ends when no size changes its centre, or after max_iterations.
 std::vector<Size> cluster_sizes(const SizeColumns& sizes, int64_t k, Likeness likeness, uint64_t seed,
                                 int64_t max_iterations);
 

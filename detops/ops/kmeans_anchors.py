@@ -123,11 +123,12 @@ def _to_columns(op: str, name: str, values: Tensor | ArrayLike) -> NDArray[np.fl
         raise ValueError(f"{op}: expected {name} of shape (*, 2), not empty, got {array.shape}")
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{op}: expected {name} of a floating or integer dtype, got {array.dtype}")
-    wrong = ~((array >= _SMALLEST) & (array <= _LARGEST))
+    columns = np.ascontiguousarray(array.T, dtype=np.float64)
+    wrong = ~((columns >= _SMALLEST) & (columns <= _LARGEST))
     if wrong.any():
-        row = int(wrong.any(axis=1).argmax())
+        row = int(wrong.any(axis=0).argmax())
         raise ValueError(f"{op}: expected {name} from {_SMALLEST} to {_LARGEST}, got {array[row]} in row {row}")
-    return np.ascontiguousarray(array.T, dtype=np.float64)
+    return columns
 
 
 def _check_threshold(op: str, threshold: float) -> None:
