@@ -27,4 +27,20 @@ DETOPS_HD BilinearTaps<A> bilinear_taps(A position, int64_t size) {
   const A fraction = inside - static_cast<A>(low);
   return {low, low + 1, A(1) - fraction, fraction};
 }
+
+// The other rule, of deformable convolution: the map lies in zeros. A sample is between pixels low and low + 1, of
+// which one may lie outside and is zero then; beyond these, and at NaN, the sample is zero.
+template <typename A>
+struct PaddedTaps {
+  int64_t low;  // -1 to size - 1
+  A fraction;   // of the way to low + 1
+  bool on_map;
+};
+
+template <typename A>
+DETOPS_HD PaddedTaps<A> padded_taps(A position, int64_t size) {
+  if (!(position >= A(-1) && position < static_cast<A>(size))) return {-1, A(0), false};
+  const A low = std::floor(position);
+  return {min(static_cast<int64_t>(low), size - 1), position - low, true};
+}
 }  // namespace detops

@@ -15,6 +15,8 @@ from .boxes import clip_boxes_to_image as clip_boxes_to_image
 from .boxes import remove_small_boxes as remove_small_boxes
 from .decode_boxes import decode_boxes as decode_boxes
 from .decode_boxes import encode_boxes as encode_boxes
+from .deform_conv2d import DeformConv2d as DeformConv2d
+from .deform_conv2d import deform_conv2d as deform_conv2d
 from .masks_to_boxes import masks_to_boxes as masks_to_boxes
 from .match_boxes import match_boxes as match_boxes
 from .nms import batched_nms as batched_nms
