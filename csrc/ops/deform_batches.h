@@ -2,6 +2,7 @@
 // the platform's matrix product does the rest.
 #pragma once
 #include <algorithm>
+#include <tuple>
 
 #include "../core/matmul.h"
 #include "deform_fields.h"
@@ -13,6 +14,15 @@ constexpr int64_t kColumnBytes = 8 << 10;
 #else
 constexpr int64_t kColumnBytes = int64_t{128} << 20;
 #endif
+
+// Ascending values, and where each was.
+inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t{-1}), from(false)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
+}
 
 template <typename T>
 class DeformOnCuda {
@@ -35,6 +45,47 @@ class DeformOnCuda {
   }
 
   void run(const Tensor* bias, Tensor& output, void* stream) {
+    if (output.is_contiguous()) return run_dense(bias, output, stream);
+    // The same bits in another layout: a matrix product's sums depend on it.
+    Tensor rows = new_dense(output, scalar_type<T>);
+    run_dense(bias, rows, stream);
+    torch::stable::copy_(output, rows);
+  }
+
+  // Results that are not wanted are null.
+  void backpropagate(const Tensor& grad_of_output, Tensor* input, Tensor* weight, Tensor* offset, Tensor* mask,
+                     void* stream) {
+    Tensor grad = dense(grad_of_output), sums;
+    const bool rounds = !std::is_same_v<T, A>;
+    if (input != nullptr) {
+      sums = rounds ? new_dense(input_, scalar_type<A>) : *input;
+      torch::stable::zero_(sums);
+    }
+    if (weight != nullptr) torch::stable::zero_(*weight);
+    for_each_tile([&](const DeformTile& tile) {
+      if (input != nullptr || offset != nullptr || mask != nullptr) {
+        for_each_product(tile, grad, [&](const Matrices& of, const Matrices& columns, const Matrices& by) {
+          multiply(columns, by.transposed(), of);
+        });
+        if (offset != nullptr || mask != nullptr) {
+          const DeformResult d_offset = result_of(offset), d_mask = result_of(mask);
+          deform_positions_cuda(DeformPositionsArgs<T>{inputs_of(tile), data<T>(columns_), d_offset, d_mask}, stream);
+        }
+        if (input != nullptr) add_to_input(tile, sums, stream);
+      }
+      if (weight == nullptr) return;
+      sample(tile, stream);
+      for_each_weight(tile, grad, *weight);
+    });
+    if (input != nullptr && rounds) torch::stable::copy_(*input, sums);
+  }
+
+ private:
+  static Tensor new_dense(const Tensor& like, ScalarType dtype) {
+    return new_tensor<4>(like, {like.size(0), like.size(1), like.size(2), like.size(3)}, dtype);
+  }
+
+  void run_dense(const Tensor* bias, Tensor& output, void* stream) {
     for_each_tile([&](const DeformTile& tile) {
       sample(tile, stream);
       for_each_product(tile, output, [&](const Matrices& to, const Matrices& columns, const Matrices& weight) {
@@ -46,38 +97,6 @@ class DeformOnCuda {
     });
   }
 
-  // Results that are not wanted are null.
-  void backpropagate(const Tensor& grad_of_output, Tensor* input, Tensor* weight, Tensor* offset, Tensor* mask,
-                     void* stream) {
-    Tensor grad = dense(grad_of_output), sums;
-    const bool rounds = !std::is_same_v<T, A>;
-    if (input != nullptr) {
-      sums = rounds ? new_tensor<4>(input_, {input_.size(0), input_.size(1), input_.size(2), input_.size(3)},
-                                    scalar_type<A>)
-                    : *input;
-      torch::stable::zero_(sums);
-    }
-    if (weight != nullptr) torch::stable::zero_(*weight);
-    for_each_tile([&](const DeformTile& tile) {
-      if (input != nullptr || offset != nullptr || mask != nullptr) {
-        for_each_product(tile, grad, [&](const Matrices& of, const Matrices& columns, const Matrices& by) {
-          multiply(columns, by.transposed(), of);
-        });
-        DeformBackwardArgs<T> args{inputs_of(tile), data<T>(columns_), nullptr, {}, result_of(offset), result_of(mask)};
-        if (input != nullptr) {
-          args.input = mutable_data<A>(sums);
-          for (int axis = 0; axis < 4; ++axis) args.strides[axis] = sums.stride(axis);
-        }
-        deform_backward_cuda(args, stream);
-      }
-      if (weight == nullptr) return;
-      sample(tile, stream);
-      for_each_weight(tile, grad, *weight);
-    });
-    if (input != nullptr && rounds) torch::stable::copy_(*input, sums);
-  }
-
- private:
   template <typename Visit>
   void for_each_tile(const Visit& visit) const {
     for (int64_t n = 0; n < shape_.images; n += tile_images_) {
@@ -96,6 +115,28 @@ class DeformOnCuda {
 
   void sample(const DeformTile& tile, void* stream) {
     deform_columns_cuda(DeformColumnsArgs<T>{inputs_of(tile), mutable_data<T>(columns_)}, stream);
+  }
+
+  void add_to_input(const DeformTile& tile, Tensor& sums, void* stream) {
+    const DeformInputs<T> inputs = inputs_of(tile);
+    const int64_t samples = inputs.samples(), num_cells = inputs.cells();
+    Tensor cells = new_tensor<1>(input_, {samples}, ScalarType::Long);
+    Tensor weights = new_tensor<2>(input_, {samples, 4}, scalar_type<A>);
+    Tensor starts = new_tensor<1>(input_, {num_cells + 1}, ScalarType::Long);
+    deform_cells_cuda(DeformCellsArgs<T>{inputs, mutable_data<int64_t>(cells), mutable_data<Corners<A>>(weights)},
+                      stream);
+    const auto [sorted, order] = stable_sort(cells);
+    deform_starts_cuda({data<int64_t>(sorted), samples, num_cells, mutable_data<int64_t>(starts)}, stream);
+    DeformGatherArgs<T> args{shape_,
+                             tile,
+                             data<T>(columns_),
+                             data<int64_t>(order),
+                             data<int64_t>(starts),
+                             data<Corners<A>>(weights),
+                             mutable_data<A>(sums),
+                             {}};
+    for (int axis = 0; axis < 4; ++axis) args.strides[axis] = sums.stride(axis);
+    deform_gather_cuda(args, stream);
   }
 
   // Calls visit(outputs, columns, weight) for batches of products: of the images, or of the groups of each.

@@ -2,11 +2,13 @@
 #include "deform_conv2d.h"
 
 // A thread finds where a kernel point samples once, for several channels. Neighbouring threads have neighbouring output
-// pixels: they write columns side by side, and where offsets are smooth read pixels side by side.
+// pixels: they write columns side by side, and where offsets are smooth read pixels side by side. The gradient of the
+// input is gathered, without atomics: samples are sorted by the cell between pixels that they fall into, once for all
+// channels, and each pixel adds up those of its four cells, in their order.
 namespace detops {
 namespace {
 constexpr int kThreads = 256;
-constexpr int kChannels = 8;  // of a thread that samples
+constexpr int kChannels = 8;  // of a thread
 constexpr int kSlices = 8;    // warps that share the channels of 32 samples' gradients
 
 // A sample of a plane: four pixels, of which those beyond the map are zero.
@@ -24,27 +26,17 @@ struct PlaneSample {
     return {low_low ? static_cast<A>(low[0]) : A(0), low_high ? static_cast<A>(low[column]) : A(0),
             high_low ? static_cast<A>(high[0]) : A(0), high_high ? static_cast<A>(high[column]) : A(0)};
   }
-  DETOPS_D void add(A* plane, const Corners<A>& values) const {
-    A* low = plane + corner;
-    A* high = low + row;
-    if (low_low) atomic_add(low, values.low_low);
-    if (low_high) atomic_add(low + column, values.low_high);
-    if (high_low) atomic_add(high, values.high_low);
-    if (high_high) atomic_add(high + column, values.high_high);
-  }
-  // The same place in a tensor of other strides.
-  DETOPS_D PlaneSample of(int64_t low_y, int64_t low_x, const int64_t (&strides)[4]) const {
-    PlaneSample other = *this;
-    other.corner = low_y * strides[2] + low_x * strides[3];
-    other.row = strides[2];
-    other.column = strides[3];
-    return other;
-  }
 };
 
 // A kernel point of an output pixel, and an offset group.
 struct Point {
   int64_t image, group, point, pixel;  // of the tile
+
+  // In the order of samples: (images, offset groups, points, pixels).
+  static DETOPS_D Point at(const DeformShape& shape, const DeformTile& tile, int64_t i) {
+    const int64_t rest = i / tile.pixels, groups = rest / shape.points();
+    return {groups / shape.offset_groups, groups % shape.offset_groups, rest % shape.points(), i % tile.pixels};
+  }
 };
 
 template <typename A, typename T>
@@ -69,7 +61,9 @@ struct LoadedSample {
     plane.low_high = upper && right;
     plane.high_low = lower && left;
     plane.high_high = lower && right;
-    plane = plane.of(at.y.low, at.x.low, from.strides);
+    plane.corner = at.y.low * from.strides[2] + at.x.low * from.strides[3];
+    plane.row = from.strides[2];
+    plane.column = from.strides[3];
   }
 };
 
@@ -114,7 +108,7 @@ DETOPS_D void add(Corners<A>& to, A factor, const Corners<A>& v) {
 
 // A block has 32 samples, a warp every eighth of their channels.
 template <typename T>
-__global__ void __launch_bounds__(kWarp* kSlices) deform_backward_kernel(DeformBackwardArgs<T> a) {
+__global__ void __launch_bounds__(kWarp* kSlices) deform_positions_kernel(DeformPositionsArgs<T> a) {
   using A = acc_t<T>;
   DETOPS_SHARED(partial, Corners<A>[kSlices][kWarp]);
   const DeformInputs<T>& from = a.from;
@@ -122,37 +116,98 @@ __global__ void __launch_bounds__(kWarp* kSlices) deform_backward_kernel(DeformB
   const int64_t points = shape.points(), pixels = from.tile.pixels, channels = shape.offset_channels();
   const int lane = lane_id(), slice = warp_id();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
-  const bool exists = i < from.tile.images * shape.offset_groups * points * pixels;
-  const int64_t group = i / pixels / points, pixel = i % pixels;
-  const Point p{group / shape.offset_groups, group % shape.offset_groups, i / pixels % points, pixel};
+  const bool exists = i < from.samples();
+  const Point p = Point::at(shape, from.tile, exists ? i : 0);
+  const LoadedSample<A, T> sample(from, p);
   if (exists) {
-    const LoadedSample<A, T> sample(from, p);
-    const int64_t n = from.tile.image + p.image, first = p.group * channels;
-    const T* plane = from.input + n * from.strides[0] + first * from.strides[1];
-    const T* column = a.columns + ((p.image * shape.channels + first) * points + p.point) * pixels + pixel;
-    const auto weights = bilinear_weights(sample.plane.y, sample.plane.x, sample.plane.mask);
-    const auto target = sample.plane.of(sample.at.y.low, sample.at.x.low, a.strides);
+    const int64_t first = p.group * channels;
+    const T* plane = from.input + (from.tile.image + p.image) * from.strides[0] + first * from.strides[1];
+    const T* column = a.columns + ((p.image * shape.channels + first) * points + p.point) * pixels + p.pixel;
     Corners<A> sums{};
     for (int64_t c = slice; c < channels; c += kSlices) {
-      const A grad = static_cast<A>(column[c * points * pixels]);
-      if (a.positions_wanted()) add(sums, grad, sample.plane.load(plane + c * from.strides[1]));
-      if (a.input == nullptr) continue;
-      target.add(a.input + n * a.strides[0] + (first + c) * a.strides[1],
-                 {weights.low_low * grad, weights.low_high * grad, weights.high_low * grad, weights.high_high * grad});
+      add(sums, static_cast<A>(column[c * points * pixels]), sample.plane.load(plane + c * from.strides[1]));
     }
     partial[slice][lane] = sums;
   }
   __syncthreads();
-  if (!exists || slice > 0 || !a.positions_wanted()) return;
+  if (!exists || slice > 0) return;
   Corners<A> sums{};
-  for (int s = 0; s < kSlices; ++s) add(sums, A(1), partial[s][lane]);
-  const LoadedSample<A, T> sample(from, p);
+  for (int other = 0; other < kSlices; ++other) add(sums, A(1), partial[other][lane]);
   const DeformGradient<A> gradient = deform_gradient(sample.plane.y, sample.plane.x, sample.plane.mask, sums);
   const int64_t channel = ((from.tile.image + p.image) * shape.offset_groups + p.group) * points + p.point;
-  const int64_t at = from.tile.pixel + pixel;
+  const int64_t at = from.tile.pixel + p.pixel;
   a.offset.store(2 * channel * shape.pixels() + at, gradient.y);
   a.offset.store((2 * channel + 1) * shape.pixels() + at, gradient.x);
   a.mask.store(channel * shape.pixels() + at, gradient.mask);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) deform_cells_kernel(DeformCellsArgs<T> a) {
+  using A = acc_t<T>;
+  const DeformShape& shape = a.from.shape;
+  DETOPS_GRID_STRIDE(i, a.from.samples()) {
+    const Point p = Point::at(shape, a.from.tile, i);
+    const LoadedSample<A, T> sample(a.from, p);
+    const int64_t plane = p.image * shape.offset_groups + p.group;
+    a.cells[i] = sample.at.on_map() ? shape.cell(plane, sample.at.y.low + 1, sample.at.x.low + 1) : a.from.cells();
+    a.weights[i] = bilinear_weights(sample.plane.y, sample.plane.x, sample.plane.mask);
+  }
+}
+
+// A binary search for each cell.
+__global__ void __launch_bounds__(kThreads) deform_starts_kernel(DeformStartsArgs a) {
+  DETOPS_GRID_STRIDE(cell, a.num_cells + 1) {
+    int64_t low = 0, high = a.num_samples;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (a.sorted[middle] < cell) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    a.starts[cell] = low;
+  }
+}
+
+// A thread has a pixel of the input in several channels. The samples that it is a corner of lie in four cells, two and
+// two of them side by side.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) deform_gather_kernel(DeformGatherArgs<T> a) {
+  using A = acc_t<T>;
+  const DeformShape& shape = a.shape;
+  const int64_t height = shape.y.size, width = shape.x.size, channels = shape.offset_channels();
+  const int64_t of_group = shape.points() * a.tile.pixels, chunks = (channels + kChannels - 1) / kChannels;
+  DETOPS_GRID_STRIDE(i, a.tile.images * shape.offset_groups * chunks * height * width) {
+    const int64_t x = i % width, y = i / width % height, rest = i / width / height;
+    const int64_t chunk = rest % chunks, plane = rest / chunks;
+    const int64_t image = plane / shape.offset_groups;
+    const int64_t first = plane % shape.offset_groups * channels + chunk * kChannels;
+    const int count = static_cast<int>(min<int64_t>(kChannels, channels - chunk * kChannels));
+    const T* columns = a.columns + (image * shape.channels + first) * of_group;
+    A sums[kChannels] = {};
+    for (int row = 0; row < 2; ++row) {  // samples above the pixel, then below
+      const int64_t cell = shape.cell(plane, y + row, x);
+      const int64_t right = a.starts[cell + 1], end = a.starts[cell + 2];
+      for (int64_t j = a.starts[cell]; j < end; ++j) {
+        const int64_t sample = a.order[j];
+        const Corners<A> w = a.weights[sample];
+        const A low = row == 0 ? w.high_low : w.low_low, high = row == 0 ? w.high_high : w.low_high;
+        const A weight = j < right ? high : low;
+        const T* column = columns + (sample - plane * of_group);
+#pragma unroll
+        for (int c = 0; c < kChannels; ++c) {
+          if (c < count) sums[c] += weight * static_cast<A>(column[c * of_group]);
+        }
+      }
+    }
+    A* to =
+        a.input + (a.tile.image + image) * a.strides[0] + first * a.strides[1] + y * a.strides[2] + x * a.strides[3];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      if (c < count) to[c * a.strides[1]] += sums[c];
+    }
+  }
 }
 }  // namespace
 
@@ -160,20 +215,33 @@ template <typename T>
 void deform_columns_cuda(const DeformColumnsArgs<T>& args, void* stream) {
   const DeformShape& shape = args.from.shape;
   const int64_t chunks = (shape.offset_channels() + kChannels - 1) / kChannels;
-  const int64_t samples = args.from.tile.images * shape.offset_groups * shape.points() * args.from.tile.pixels;
-  launch("deform_conv2d", deform_columns_kernel<T>, grid_for(samples * chunks, kThreads), stream, args);
+  launch("deform_conv2d", deform_columns_kernel<T>, grid_for(args.from.samples() * chunks, kThreads), stream, args);
 }
 template <typename T>
-void deform_backward_cuda(const DeformBackwardArgs<T>& args, void* stream) {
-  const DeformShape& shape = args.from.shape;
-  const int64_t samples = args.from.tile.images * shape.offset_groups * shape.points() * args.from.tile.pixels;
-  launch("deform_conv2d_backward", deform_backward_kernel<T>, {(samples + kWarp - 1) / kWarp, dim3(kWarp * kSlices)},
-         stream, args);
+void deform_positions_cuda(const DeformPositionsArgs<T>& args, void* stream) {
+  const Grid grid{(args.from.samples() + kWarp - 1) / kWarp, dim3(kWarp * kSlices)};
+  launch("deform_conv2d_backward", deform_positions_kernel<T>, grid, stream, args);
+}
+template <typename T>
+void deform_cells_cuda(const DeformCellsArgs<T>& args, void* stream) {
+  launch("deform_conv2d_backward", deform_cells_kernel<T>, grid_for(args.from.samples(), kThreads), stream, args);
+}
+void deform_starts_cuda(const DeformStartsArgs& args, void* stream) {
+  launch("deform_conv2d_backward", deform_starts_kernel, grid_for(args.num_cells + 1, kThreads), stream, args);
+}
+template <typename T>
+void deform_gather_cuda(const DeformGatherArgs<T>& args, void* stream) {
+  const DeformShape& shape = args.shape;
+  const int64_t chunks = (shape.offset_channels() + kChannels - 1) / kChannels;
+  const int64_t pixels = args.tile.images * shape.offset_groups * shape.y.size * shape.x.size;
+  launch("deform_conv2d_backward", deform_gather_kernel<T>, grid_for(pixels * chunks, kThreads), stream, args);
 }
 
-#define INSTANTIATE(T)                                                   \
-  template void deform_columns_cuda(const DeformColumnsArgs<T>&, void*); \
-  template void deform_backward_cuda(const DeformBackwardArgs<T>&, void*)
+#define INSTANTIATE(T)                                                       \
+  template void deform_columns_cuda(const DeformColumnsArgs<T>&, void*);     \
+  template void deform_positions_cuda(const DeformPositionsArgs<T>&, void*); \
+  template void deform_cells_cuda(const DeformCellsArgs<T>&, void*);         \
+  template void deform_gather_cuda(const DeformGatherArgs<T>&, void*)
 INSTANTIATE(float);
 INSTANTIATE(double);
 INSTANTIATE(Half);

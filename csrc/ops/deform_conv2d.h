@@ -30,6 +30,12 @@ struct DeformShape {
   DETOPS_HD int64_t group_channels() const { return channels / groups; }
   DETOPS_HD int64_t group_outputs() const { return out_channels / groups; }
   DETOPS_HD int64_t offset_channels() const { return channels / offset_groups; }
+
+  // Cells lie between pixels: that to the left and above pixel (y, x) is cell (y, x) of (H + 1, W + 1).
+  DETOPS_HD int64_t cells() const { return (y.size + 1) * (x.size + 1); }
+  DETOPS_HD int64_t cell(int64_t plane, int64_t row, int64_t column) const {
+    return plane * cells() + row * (x.size + 1) + column;
+  }
 };
 
 // A place in the plane, between four pixels.
@@ -133,6 +139,11 @@ struct DeformInputs {
   const T* input;
   int64_t strides[4];  // of input
   DeformField offset, mask;
+
+  // One for all channels of an offset group: (images, offset groups, points, pixels) of the tile.
+  DETOPS_HD int64_t samples() const { return tile.images * shape.offset_groups * shape.points() * tile.pixels; }
+  // Of all images and offset groups.
+  DETOPS_HD int64_t cells() const { return tile.images * shape.offset_groups * shape.cells(); }
 };
 
 template <typename T>
@@ -141,20 +152,48 @@ struct DeformColumnsArgs {
   T* columns;  // (images, channels, points, pixels) of the tile
 };
 
-// Gradients by that of the columns.
+// Gradients of offset and mask by that of the columns.
 template <typename T>
-struct DeformBackwardArgs {
+struct DeformPositionsArgs {
   DeformInputs<T> from;
   const T* columns;
-  acc_t<T>* input;  // to be added to; null: not wanted
-  int64_t strides[4];
   DeformResult offset, mask;
+};
 
-  DETOPS_HD bool positions_wanted() const { return offset.data != nullptr || mask.data != nullptr; }
+// The cell of each sample, the number of cells off the map, and its weights.
+template <typename T>
+struct DeformCellsArgs {
+  DeformInputs<T> from;
+  int64_t* cells;
+  Corners<acc_t<T>>* weights;
+};
+
+// Where in the sorted cells of samples each cell begins.
+struct DeformStartsArgs {
+  const int64_t* sorted;
+  int64_t num_samples, num_cells;
+  int64_t* starts;  // (num_cells + 1,)
+};
+
+// Gradient of the input by that of the columns.
+template <typename T>
+struct DeformGatherArgs {
+  DeformShape shape;
+  DeformTile tile;
+  const T* columns;
+  const int64_t *order, *starts;  // samples by cell
+  const Corners<acc_t<T>>* weights;
+  acc_t<T>* input;  // to be added to
+  int64_t strides[4];
 };
 
 template <typename T>
 void deform_columns_cuda(const DeformColumnsArgs<T>& args, void* stream);
 template <typename T>
-void deform_backward_cuda(const DeformBackwardArgs<T>& args, void* stream);
+void deform_positions_cuda(const DeformPositionsArgs<T>& args, void* stream);
+template <typename T>
+void deform_cells_cuda(const DeformCellsArgs<T>& args, void* stream);
+void deform_starts_cuda(const DeformStartsArgs& args, void* stream);
+template <typename T>
+void deform_gather_cuda(const DeformGatherArgs<T>& args, void* stream);
 }  // namespace detops

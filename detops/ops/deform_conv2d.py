@@ -1,7 +1,6 @@
 """Convolution with a moved kernel."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -44,12 +43,8 @@ def deform_conv2d(
 
     Returns:
         (N, O, OH, OW), dtype of ``input``, channels_last if ``input`` is. Under ``torch.autocast`` too, where it is
-        computed in float32. Half precision is summed in float32. Differentiable, once, in all five tensors.
-
-    Determinism:
-        On the CPU the gradients are the same from run to run, for a given number of threads. On CUDA that of ``input``
-        is summed with atomic additions, in no particular order: under ``torch.use_deterministic_algorithms(True)`` it
-        raises, or warns if only that was asked for. All other results are the same from run to run.
+        computed in float32. Half precision is summed in float32. Differentiable, once, in all five tensors;
+        results and gradients are the same from run to run, for a given number of threads.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above, or a number out of range.
@@ -254,25 +249,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = ctx.needs_input_grad[:4]
     gradients: list[Tensor | None] = [None] * 4
     if any(wanted):
-        if wanted[0] and grad.is_cuda:
-            _alert_not_deterministic("deform_conv2d_backward")
         results = torch.ops.detops.deform_conv2d_backward.default(grad, *ctx.saved_tensors, *ctx.geometry, *wanted)
         gradients = [result if wants else None for result, wants in zip(results, wanted, strict=True)]
     of_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[4] else None
     return (*gradients, of_bias, *[None] * 6)
-
-
-def _alert_not_deterministic(op: str) -> None:
-    """What PyTorch says of its own operators."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        f"{op} does not have a deterministic implementation on CUDA, but you set "
-        "'torch.use_deterministic_algorithms(True"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(f"{message})'. Turn determinism off for this operation, or train on the CPU.")
-    warnings.warn(f"{message}, warn_only=True)'.", stacklevel=2)
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> NoReturn:
