@@ -81,6 +81,33 @@ def test_region_that_is_no_number(bad: str) -> None:
     assert ops.roi_align(torch.ones(1, 1, 8, 8), torch.tensor([[0, 1, 1, float(bad), 5]]), 1, 1.0, 2).item() == 0
 
 
+def test_offset_that_is_no_number() -> None:
+    """torchvision reads far before the map."""
+    program = "import torch, torchvision; offset = torch.full((1, 2, 40, 40), float('nan')); print(float(" + (
+        "torchvision.ops.deform_conv2d(torch.ones(1, 1, 40, 40), offset, torch.ones(1, 1, 1, 1)).abs().sum()))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.returncode != 0 or run.stdout.strip() != "0.0"
+    offset = torch.full((1, 2, 40, 40), float("nan"))
+    assert (ops.deform_conv2d(torch.ones(1, 1, 40, 40), offset, torch.ones(1, 1, 1, 1)) == 0).all()
+
+
+def test_gradient_of_an_infinite_offset() -> None:
+    def gradient(function) -> Tensor:
+        offset = torch.full((1, 2, 8, 8), float("inf")).requires_grad_()
+        return torch.autograd.grad(function(MAP, offset, torch.ones(1, 1, 1, 1)).sum(), offset)[0]
+
+    assert gradient(peer.deform_conv2d).isnan().any()
+    assert (gradient(ops.deform_conv2d) == 0).all()
+
+
+def test_bfloat16_deformable_convolution() -> None:
+    args = (MAP.bfloat16(), torch.zeros(1, 2, 8, 8).bfloat16(), torch.ones(1, 1, 1, 1).bfloat16())
+    with pytest.raises(RuntimeError, match="not implemented"):
+        peer.deform_conv2d(*args)
+    assert torch.equal(ops.deform_conv2d(*args), args[0])
+
+
 def test_second_derivative_of_roi_align() -> None:
     def second(function) -> Tensor:
         features = MAP.double().requires_grad_()

@@ -63,7 +63,7 @@ class DeformBackward {
   void run_task(int64_t index, int64_t part) {
     const DeformSection& section = sections_[index];
     const SlabLayout layout(shape_, section);
-    const int64_t tile = tile_pixels<A>(shape_, section), slab_size = layout.size * lanes_of_simd<A>();
+    const int64_t tile = tile_pixels<A>(shape_, section, 1), slab_size = layout.size * lanes_of_simd<A>();
     const bool wants_samples = positions_.get() != nullptr || d_weight_ != nullptr;
     const Workspace work{{shape_, section, tile},
                          Scratch<A>(section.weights(shape_)),

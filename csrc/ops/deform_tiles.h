@@ -32,12 +32,13 @@ void parallel_or_fail(const char* op, int64_t n, int64_t grain, const Fn& fn) {
   if (failed) fail(op, "out of memory");
 }
 
-// Output pixels whose columns of some channels fill half of a cache, fewer where there would be too few tiles.
+// Output pixels whose columns of some channels fill half of a cache, but so many that the product is worth packing the
+// weight for, and so few that there are some tiles.
 template <typename A>
-int64_t tile_pixels(const DeformShape& shape, const DeformSection& section) {
-  constexpr int64_t kBytes = 512 << 10, kTiles = 8;
-  const int64_t in_cache = std::clamp<int64_t>(kBytes / (section.columns() * sizeof(A)), 64, 1024);
-  const int64_t for_all = std::max<int64_t>(shape.images * shape.pixels() / kTiles, 32);
+int64_t tile_pixels(const DeformShape& shape, const DeformSection& section, int64_t tiles) {
+  constexpr int64_t kBytes = 512 << 10, kLeast = 224, kMost = 1024;
+  const int64_t in_cache = std::clamp<int64_t>(kBytes / (section.columns() * sizeof(A)), kLeast, kMost);
+  const int64_t for_all = std::max<int64_t>(shape.images * shape.pixels() / tiles, 32);
   return std::min({in_cache, for_all, shape.pixels()});
 }
 
@@ -134,7 +135,8 @@ class DeformForward {
     const auto bytes = static_cast<int64_t>(image_size * sizeof(A));
     const int64_t batch = std::clamp<int64_t>(kSlabBytes / bytes, 1, shape_.images);
     const Scratch<A> slabs(batch * image_size);
-    const int64_t tile = tile_pixels<A>(shape_, section_), tiles = (shape_.pixels() + tile - 1) / tile;
+    const int64_t tile = tile_pixels<A>(shape_, section_, 2 * num_threads()),
+                  tiles = (shape_.pixels() + tile - 1) / tile;
     for (int64_t first = 0; first < shape_.images; first += batch) {
       const int64_t images = std::min(batch, shape_.images - first), height = shape_.y.size;
       parallel_for(images * (height + 1), grain_for(0.2 * layout_.row), [&](int64_t begin, int64_t end) {
