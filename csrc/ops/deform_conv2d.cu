@@ -21,10 +21,9 @@ struct PlaneSample {
 
   template <typename T>
   DETOPS_D Corners<A> load(const T* plane) const {
-    const T* low = plane + corner;
-    const T* high = low + row;
-    return {low_low ? static_cast<A>(low[0]) : A(0), low_high ? static_cast<A>(low[column]) : A(0),
-            high_low ? static_cast<A>(high[0]) : A(0), high_high ? static_cast<A>(high[column]) : A(0)};
+    return {low_low ? static_cast<A>(plane[corner]) : A(0), low_high ? static_cast<A>(plane[corner + column]) : A(0),
+            high_low ? static_cast<A>(plane[corner + row]) : A(0),
+            high_high ? static_cast<A>(plane[corner + row + column]) : A(0)};
   }
 };
 
