@@ -82,7 +82,7 @@ def test_region_that_is_no_number(bad: str) -> None:
 
 
 def test_offset_that_is_no_number() -> None:
-    """torchvision reads far before the map."""
+    """Torchvision reads far before the map."""
     program = "import torch, torchvision; offset = torch.full((1, 2, 40, 40), float('nan')); print(float(" + (
         "torchvision.ops.deform_conv2d(torch.ones(1, 1, 40, 40), offset, torch.ones(1, 1, 1, 1)).abs().sum()))"
     )
