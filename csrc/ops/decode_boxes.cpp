@@ -157,8 +157,6 @@ std::tuple<Tensor, Tensor> backward(const char* op, const Tensor& grad, const Te
   return {first, of_anchors};
 }
 
-bool is_double(const Tensor& t) { return t.scalar_type() == ScalarType::Double; }
-
 // Fn<A> for both axes.
 template <template <typename> class Fn, typename A>
 Fn<A> encoder(double wx, double wy, double ww, double wh) {
