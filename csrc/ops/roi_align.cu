@@ -139,6 +139,7 @@ struct Mean {
     const A* weights = tables.y().weights + line.rows.weights;
     Column values;
     sum = {};
+#pragma unroll 2  // four, the compiler's choice, would spill
     for (int n = 0; n < line.rows.count; ++n) {
       const T* from = line.input + rows[n] * input.row_stride + x * input.pixel_stride;
       read_channels<kLayout>(from, input.channel_stride, line.channels, values);
