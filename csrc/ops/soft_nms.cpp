@@ -93,7 +93,7 @@ Padded soft_nms_host(const char* op, const Tensor& boxes, const Tensor& scores, 
                      double sigma, double min_score, int64_t method) {
   const bool batched = boxes.dim() == 3;
   const int64_t images = batched ? boxes.size(0) : 1, size = boxes.size(boxes.dim() - 2);
-  const bool wide = boxes.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double;
+  const bool wide = is_double(boxes) || is_double(scores);
   const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
   Tensor dets = batched ? new_tensor<3>(boxes, {images, limit, 5}, dtype) : new_tensor<2>(boxes, {limit, 5}, dtype);
   Tensor keep = batched ? new_tensor<2>(boxes, {images, limit}, ScalarType::Long)
