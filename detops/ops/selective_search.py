@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -112,5 +113,5 @@ def _to_pixels(image: NDArray[np.uint8] | Tensor) -> NDArray[np.uint8]:
     return image.numpy() if isinstance(image, Tensor) else image
 
 
-def _fail(expected: str, got: str) -> None:
+def _fail(expected: str, got: str) -> NoReturn:
     raise ValueError(f"selective_search: expected {expected}, got {got}")
