@@ -99,8 +99,8 @@ inline std::optional<Segments> by_class(const RawNumbers& classes, const Indices
 }
 
 // The suppression of one image's boxes by a rule, to be specialised: in memory for n boxes, in pieces that may run at
-// the same time. run(piece, begin, end, row, limit, keep) decides boxes row(begin), ..., row(end - 1), best first, until
-// `limit` are kept, writes their positions, counted from begin, and returns their number.
+// the same time. run(piece, begin, end, row, limit, keep) decides boxes row(begin), ..., row(end - 1), best first,
+// until `limit` are kept, writes their positions, counted from begin, and returns their number.
 template <typename Rule>
 class Suppression;
 

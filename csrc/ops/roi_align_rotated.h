@@ -1,5 +1,5 @@
-// RoIAlign of rotated boxes, as "Rotation-Sensitive Regression for Oriented Scene Text Detection" and mmcv have it: the
-// mean of bilinear samples on a regular grid in each bin, the grid turned with the box.
+// RoIAlign (arXiv:1703.06870, section 3) of rotated regions (arXiv:1703.01086): the mean of bilinear samples on a
+// regular grid in each bin, the grid turned with the box.
 #pragma once
 #include "../math/rotated_roi.h"
 #include "feature_maps.h"

@@ -22,8 +22,9 @@ def roi_align_rotated(
 ) -> Tensor:
     """Crop rotated regions of a feature map, upright and resized, by averaging bilinear samples.
 
-    :func:`detops.ops.roi_align` with the bins along the sides of a rotated box. Samples up to a pixel outside the map
-    take the nearest pixel; those further out, or at NaN or infinite coordinates, count as zero.
+    :func:`detops.ops.roi_align` with the bins along the sides of a rotated box, as the rotated proposals of
+    https://arxiv.org/abs/1703.01086 need it. Samples up to a pixel outside the map take the nearest pixel; those
+    further out, or at NaN or infinite coordinates, count as zero.
 
     Args:
         input: Feature maps, (N, C, H, W), any floating dtype, any strides.
