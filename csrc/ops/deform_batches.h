@@ -2,9 +2,9 @@
 // the platform's matrix product does the rest.
 #pragma once
 #include <algorithm>
-#include <tuple>
 
 #include "../core/matmul.h"
+#include "../core/torch_sort.h"
 #include "deform_fields.h"
 
 namespace detops {
@@ -14,15 +14,6 @@ constexpr int64_t kColumnBytes = 8 << 10;
 #else
 constexpr int64_t kColumnBytes = int64_t{128} << 20;
 #endif
-
-// Ascending values, and where each was.
-inline std::tuple<Tensor, Tensor> stable_sort(const Tensor& values) {
-  using torch::stable::detail::from;
-  using torch::stable::detail::to;
-  std::array<StableIValue, 4> stack{from(values), from(std::optional<bool>(true)), from(int64_t{-1}), from(false)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::sort", "stable", stack.data(), TORCH_ABI_VERSION));
-  return {to<Tensor>(stack[0]), to<Tensor>(stack[1])};
-}
 
 template <typename T>
 class DeformOnCuda {

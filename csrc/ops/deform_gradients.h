@@ -16,8 +16,8 @@ class DeformBackward {
                  Tensor* d_offset, Tensor* d_mask)
       : shape_(shape),
         grad_(field_of(grad)),
-        input_(input),
-        weight_(weight),
+        input_(maps_of<const T>(input)),
+        weight_(maps_of<const T>(weight)),
         offset_(offset),
         mask_(mask),
         d_input_(d_input),
@@ -92,7 +92,7 @@ class DeformBackward {
     if (d_input_ == nullptr) return;
     simd([&](auto isa) DETOPS_INLINE {
       using V = Vec<decltype(isa), A>;
-      unpack_slab<V, T>(section, layout, reinterpret_cast<const V*>(work.d_input.get()), Maps<T>(*d_input_), n);
+      unpack_slab<V, T>(section, layout, reinterpret_cast<const V*>(work.d_input.get()), maps_of<T>(*d_input_), n);
     });
   }
 

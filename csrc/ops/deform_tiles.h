@@ -116,12 +116,12 @@ class DeformForward {
       : shape_(shape),
         section_(shape, 0, shape.channels, lanes_of_simd<A>()),
         layout_(shape, section_),
-        input_(input),
+        input_(maps_of<const T>(input)),
         offset_(offset),
         mask_(mask),
-        output_(output),
+        output_(maps_of<T>(output)),
         weight_(section_.weights(shape)) {
-    order_weight(shape, section_, Maps<const T>(weight), weight_.get());
+    order_weight(shape, section_, maps_of<const T>(weight), weight_.get());
     if (bias == nullptr) return;
     bias_ = Scratch<A>(shape.out_channels);
     for (int64_t o = 0; o < shape.out_channels; ++o) {

@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "../core/scratch.h"
 #include "../core/simd.h"
 
 namespace detops {

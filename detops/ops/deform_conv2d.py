@@ -52,7 +52,7 @@ def deform_conv2d(
     geometry = (*_pair("stride", stride), *_pair("padding", padding), *_pair("dilation", dilation))
     if not input.is_meta and torch.is_autocast_enabled(input.device.type):
         tensors = (_single(input), _single(weight), _single(offset), _single(mask), _single(bias))
-        return torch.ops.detops.deform_conv2d.default(*tensors, *geometry).to(input.dtype)  # type: ignore[arg-type]
+        return torch.ops.detops.deform_conv2d.default(*tensors, *geometry).to(input.dtype)
     return torch.ops.detops.deform_conv2d.default(input, weight, offset, mask, bias, *geometry)
 
 
@@ -144,9 +144,9 @@ def _check(
     offset: Tensor,
     mask: Tensor | None,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> tuple[int, int]:
     """Raise what the host function raises; the height and width of the output."""
     _checks.check_floating(op, "input", input)
