@@ -29,7 +29,7 @@ case $DETOPS_EMULATION in
 esac
 shift
 
-find build/emulated-coverage -name "*.gcda" -delete 2>/dev/null || true
+if [[ $DETOPS_EMULATION == coverage ]]; then find build/emulated-coverage -name "*.gcda" -delete 2>/dev/null || true; fi
 # --capture=sys leaves the sanitizers' reports alone.
 LD_PRELOAD=$preload python -P -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"
 if [[ $DETOPS_EMULATION == coverage ]]; then python tests/emulation/coverage.py; fi

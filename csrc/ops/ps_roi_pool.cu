@@ -1,4 +1,4 @@
-#include "ps_rois_cuda.h"
+#include "ps_roi_kernels.h"
 
 namespace detops {
 DETOPS_INSTANTIATE_PS_ROI(WholeBins)

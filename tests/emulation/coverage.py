@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import build
@@ -15,33 +15,41 @@ import build
 FOLDER = build.ROOT / "build" / "emulated-coverage" / "csrc" / "ops"
 
 
-def line_counts(operator: str) -> Counter[int]:
-    """How often each line of an operator's .cu file ran, over all instances of its templates."""
+def is_kernel(path: Path) -> bool:
+    """Whether a source file holds device code: an operator's own, or what several share."""
+    return path.suffix == ".cu" or path.name.endswith("_kernels.h")
+
+
+def line_counts(operator: str) -> dict[str, Counter[int]]:
+    """By file, how often each line that an operator's kernels are made of ran, over all instances of its templates."""
     gcov = shutil.which("gcov") or sys.exit("gcov was not found; it comes with gcc")
     data = FOLDER / f"{operator}.cu.gcda"
     if not data.exists():
         sys.exit(f"{data.relative_to(build.ROOT)} is missing: no test ran the kernels of {operator}")
     command = [gcov, "--json-format", "--stdout", str(data)]
     run = subprocess.run(command, cwd=build.ROOT, capture_output=True, text=True, check=True)
-    counts: Counter[int] = Counter()
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for text in filter(None, run.stdout.split("\n")):
         for file in json.loads(text)["files"]:
-            if Path(file["file"]).name == f"{operator}.cu":
+            path = Path(file["file"])
+            if is_kernel(path):
                 for line in file["lines"]:
-                    counts[line["line_number"]] += line["count"]
+                    counts[path.name][line["line_number"]] += line["count"]
     return counts
 
 
 def main() -> int:
+    counts: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    for operator in build.operators():
+        for name, lines in line_counts(operator).items():
+            for line, count in lines.items():
+                counts[name][line] += count
     print("| kernels | lines that ran | that did not |\n| --- | --- | --- |")
     complete = True
-    for operator in build.operators():
-        counts = line_counts(operator)
-        missed = sorted(line for line, count in counts.items() if count == 0)
+    for name, lines in sorted(counts.items()):
+        missed = sorted(line for line, count in lines.items() if count == 0)
         complete = complete and not missed
-        print(
-            f"| {operator}.cu | {len(counts) - len(missed)} of {len(counts)} | {', '.join(map(str, missed)) or '–'} |"
-        )
+        print(f"| {name} | {len(lines) - len(missed)} of {len(lines)} | {', '.join(map(str, missed)) or '–'} |")
     return int(not complete)
 
 
