@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) anchor_grid_kernel(LevelsArgs<T> a) 
     const AnchorLevel& level = a.levels[l];
     const int64_t i = anchor - level.first;
     reinterpret_cast<Anchor<T>*>(a.anchors)[anchor] =
-        i >> 32 == 0 ? anchor_of<uint32_t, T>(level, static_cast<uint32_t>(i)) : anchor_of<int64_t, T>(level, i);
+        is_narrow(i) ? anchor_of<uint32_t, T>(level, static_cast<uint32_t>(i)) : anchor_of<int64_t, T>(level, i);
   }
 }
 }  // namespace

@@ -54,7 +54,8 @@ DETOPS_D void add_pack(const U* values, int64_t i, int64_t width, U counted, Ext
     extent.add({x, y, x + (last - first), y});
     return;
   }
-  for (int k = first; k <= last; ++k) {
+#pragma unroll  // so that the values stay in registers
+  for (int k = 0; k < kSize; ++k) {
     if (is_set(values[k], counted)) extent.add((i + k) % width, (i + k) / width);
   }
 }

@@ -6,7 +6,7 @@ namespace detops {
 template <typename T, bool kPacks, int kCount, typename A>
 DETOPS_D void read(const RawLoop& loop, const RawLabels& from, int64_t i, int count, A (&codes)[kCount]) {
   int64_t row, column;
-  if (loop.size >> 32 == 0 && from.classes >> 32 == 0) {  // 64-bit divisions are several times slower
+  if (is_narrow(loop.size) && is_narrow(from.classes)) {
     row = static_cast<uint32_t>(i) / static_cast<uint32_t>(from.classes);
     column = static_cast<uint32_t>(i) % static_cast<uint32_t>(from.classes);
   } else {

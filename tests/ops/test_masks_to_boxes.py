@@ -73,6 +73,15 @@ def test_by_hand(device: torch.device) -> None:
     assert masks_to_boxes(masks).tolist() == [[1, 1, 2, 2], [0, 0, 0, 0], [0, 0, 3, 2], [3, 2, 3, 2]]
 
 
+def test_one_large_mask(device: torch.device) -> None:
+    """On CUDA several blocks share it."""
+    mask = torch.zeros(1, 300, 201, dtype=torch.bool, device=device)
+    for y, x in ((7, 150), (120, 3), (290, 60)):
+        mask[0, y, x] = True
+    assert masks_to_boxes(mask).tolist() == [[3, 7, 150, 290]]
+    assert masks_to_boxes(~mask).tolist() == [[0, 0, 200, 299]]
+
+
 def test_agrees_with_torchvision(device: torch.device) -> None:
     ops = pytest.importorskip("torchvision.ops", reason="the peer")
     masks = blobs(20, 50, 70).to(device)
