@@ -48,7 +48,7 @@ def case(
 
     def side(function: Callable[..., Tensor], boxes: Tensor) -> Callable[[], Any]:
         if backward:
-            return lambda: torch.autograd.grad(function(leaf, boxes, size, scale, *more), leaf, grad)
+            return lambda: torch.autograd.grad(function(leaf, boxes, size, scale, *more), leaf, grad)[0]
         return lambda: function(features, boxes, size, scale, *more)
 
     run = {"detops": side(getattr(detops.ops, op), rois)}
