@@ -59,7 +59,8 @@ def single(
 
 def plain(boxes: Tensor, scores: Tensor, method: str, limit: int) -> tuple[Tensor, Tensor]:
     """A step a box, each on all that are left."""
-    boxes, left = boxes.float(), scores.float()
+    wide = torch.promote_types(boxes.dtype, torch.float32)
+    boxes, left = boxes.to(wide), scores.to(wide)
     indices = torch.arange(len(boxes), device=boxes.device)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     dets: list[Tensor] = []

@@ -46,7 +46,7 @@ def inputs(device: str, dtype: torch.dtype) -> Inputs:
     leaves = [
         torch.randn(2, 8, 12, 16, generator=generator),
         torch.tensor(boxes),
-        torch.tensor([*rotated, [9, 9, 4, 2, 0]]),
+        torch.tensor(rotated),
         torch.tensor([0.5, 0.9, 0.3, 0.8, 0.7, 0.25]),
         torch.tensor([[0.0], [1], [1], [0], [1], [0]]),
         torch.rand(6, 4, generator=generator),
