@@ -34,7 +34,8 @@ DETOPS_BUILD_DIR=$package/objects DETOPS_CUDA=0 LDFLAGS=$flags \
 # Python itself is not instrumented, so the runtime has to be there before it starts; libstdc++ is what throws.
 preload=$(for library in "${libraries[@]}"; do ${CXX:-c++} -print-file-name="$library"; done | paste -sd:)
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+# torch and its OpenMP are not instrumented: what they do to their own data is not for us to judge.
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:ignore_noninstrumented_modules=1
 # The compiler of torch.compile would be slowed down tenfold, and the kernels are the same.
 export TORCHDYNAMO_DISABLE=1
 
