@@ -1,31 +1,10 @@
-#include "../core/launch.h"
+#include "box_fours.h"
 #include "decode_boxes.h"
 
 // A thread has a row of four numbers, which it reads and writes as one where the tensors allow it: bound by bytes.
 namespace detops {
 namespace {
 constexpr int kThreads = 256;
-
-template <typename T>
-struct alignas(sizeof(T) * 4 < 16 ? sizeof(T) * 4 : 16) Four {
-  T values[4];
-};
-
-// Whether every row may be read as a Four<T>.
-template <typename T>
-bool in_fours(const RawBoxes& boxes, ScalarType dtype) {
-  return boxes.dtype == dtype && boxes.column_stride == 1 && boxes.row_stride % 4 == 0 && boxes.image_stride % 4 == 0 &&
-         reinterpret_cast<uintptr_t>(boxes.data) % alignof(Four<T>) == 0;
-}
-
-template <typename A, typename T, bool kFours>
-DETOPS_D Row<A> read(const RawBoxes& from, int64_t image, int64_t row) {
-  if constexpr (!kFours) return from.load<A>(image, row);
-  const T* at = reinterpret_cast<const T*>(from.data) + image * from.image_stride + row * from.row_stride;
-  const auto four = *reinterpret_cast<const Four<T>*>(at);
-  return {static_cast<A>(four.values[0]), static_cast<A>(four.values[1]), static_cast<A>(four.values[2]),
-          static_cast<A>(four.values[3])};
-}
 
 template <typename Out, typename Fn, bool kFours>
 __global__ void __launch_bounds__(kThreads) map_rows_kernel(RowsArgs<Out, Fn> a) {
@@ -34,7 +13,7 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(RowsArgs<Out, Fn> a)
     const int64_t image = a.images > 1 ? i / a.rows : 0, row = i - image * a.rows;
     Row<A> in[Fn::kInputs], out[Fn::kOutputs];
 #pragma unroll
-    for (int k = 0; k < Fn::kInputs; ++k) in[k] = read<A, Out, kFours>(a.inputs[k], image, row);
+    for (int k = 0; k < Fn::kInputs; ++k) in[k] = read_row<A, Out, kFours>(a.inputs[k], image, row);
     a.fn(in, out);
 #pragma unroll
     for (int k = 0; k < Fn::kOutputs; ++k) {

@@ -13,7 +13,6 @@ from .box_iou_rotated import box_iou_rotated as box_iou_rotated
 from .boxes import box_area as box_area
 from .boxes import box_convert as box_convert
 from .boxes import clip_boxes_to_image as clip_boxes_to_image
-from .boxes import remove_small_boxes as remove_small_boxes
 from .decode_boxes import decode_boxes as decode_boxes
 from .decode_boxes import encode_boxes as encode_boxes
 from .deform_conv2d import DeformConv2d as DeformConv2d
@@ -33,6 +32,7 @@ from .ps_roi_align import PSRoIAlign as PSRoIAlign
 from .ps_roi_align import ps_roi_align as ps_roi_align
 from .ps_roi_pool import PSRoIPool as PSRoIPool
 from .ps_roi_pool import ps_roi_pool as ps_roi_pool
+from .remove_small_boxes import remove_small_boxes as remove_small_boxes
 from .roi_align import RoIAlign as RoIAlign
 from .roi_align import roi_align as roi_align
 from .roi_align_rotated import roi_align_rotated as roi_align_rotated

@@ -1,4 +1,4 @@
-"""Areas, formats, clipping and filtering of boxes: element-wise helpers that need no kernel of their own."""
+"""Areas, formats and clipping of boxes: element-wise helpers that need no kernel of their own."""
 
 import torch
 from torch import Tensor
@@ -81,26 +81,6 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     clipped = (boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height))
     return torch.stack(clipped, dim=boxes.dim()).reshape(boxes.shape)
-
-
-def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
-    """Indices of the boxes whose width and height are both at least ``min_size``.
-
-    Args:
-        boxes: Corners in pixels, (N, 4).
-        min_size: Least side in pixels.
-
-    Returns:
-        (K,) int64, ascending.
-
-    Raises:
-        ValueError: If ``boxes`` is not (N, 4).
-    """
-    if boxes.dim() != 2:
-        raise ValueError(f"remove_small_boxes: expected boxes of shape (*, 4), got {tuple(boxes.shape)}")
-    _check_boxes("remove_small_boxes", boxes)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    return torch.where((sizes >= min_size).all(dim=1))[0]
 
 
 def _to_corners(boxes: Tensor, fmt: str) -> _Columns:
