@@ -12,70 +12,151 @@ namespace detops {
 namespace {
 constexpr int64_t kRows = 256;  // that a task reads at a time
 
+// x in the first lane, y in the next, and so on.
+template <typename V>
+DETOPS_HD V in_turn(element_t<V> x, element_t<V> y) {
+  return interleave(broadcast<V>(x), broadcast<V>(y)).a;
+}
+template <typename V, typename A>
+DETOPS_HD AxisEncoder<V> in_turn(const AxisEncoder<A>& x, const AxisEncoder<A>& y) {
+  return {in_turn<V>(x.shift_weight, y.shift_weight), in_turn<V>(x.growth_weight, y.growth_weight)};
+}
+template <typename V, typename A>
+DETOPS_HD AxisDecoder<V> in_turn(const AxisDecoder<A>& x, const AxisDecoder<A>& y) {
+  return {in_turn<V>(x.shift_scale, y.shift_scale), in_turn<V>(x.growth_scale, y.growth_scale),
+          in_turn<V>(x.most_growth, y.most_growth), in_turn<V>(x.least, y.least), in_turn<V>(x.most, y.most)};
+}
+
+// The numbers of both axes in turn, of rows that fill two vectors.
+template <typename V>
+DETOPS_HD OfAxis<V> split(V a, V b) {
+  constexpr int n = sizeof(V) / sizeof(element_t<V>);
+  decltype(V{} < V{}) first;
+  for (int i = 0; i < n; ++i) first[i] = i / 2 * 4 + i % 2;
+  return {__builtin_shuffle(a, b, first), __builtin_shuffle(a, b, first + 2)};
+}
+// And back.
+template <typename V>
+DETOPS_HD EndToEnd<V> join(const OfAxis<V>& of) {
+  constexpr int n = sizeof(V) / sizeof(element_t<V>);
+  decltype(V{} < V{}) front, back;
+  for (int i = 0; i < n; ++i) {
+    const auto lane = [](int place) { return place / 4 * 2 + place % 2 + place / 2 % 2 * n; };
+    front[i] = lane(i), back[i] = lane(n + i);
+  }
+  return {__builtin_shuffle(of.first, of.second, front), __builtin_shuffle(of.first, of.second, back)};
+}
+
+// Rows of one image to rows of A without gaps.
+template <typename V, typename T, typename A>
+DETOPS_HD void copy_run(const RawBoxes& from, int64_t first, int64_t count, A* to) {
+  const T* row = reinterpret_cast<const T*>(from.data) + first;
+  const int64_t column = from.column_stride;
+  if (from.row_stride == 4 && column == 1) {
+    int64_t i = 0;
+    if constexpr (std::is_same_v<acc_t<T>, A>) {
+      constexpr int64_t kLanes = sizeof(V) / sizeof(A);
+      for (; i + kLanes <= 4 * count; i += kLanes) store(to + i, load<V>(row + i));
+    }
+    for (; i < 4 * count; ++i) to[i] = static_cast<A>(row[i]);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i, row += from.row_stride, to += 4) {
+    to[0] = static_cast<A>(row[0]), to[1] = static_cast<A>(row[column]);
+    to[2] = static_cast<A>(row[2 * column]), to[3] = static_cast<A>(row[3 * column]);
+  }
+}
+
+// Rows [begin, begin + count) of (images, rows, 4), counted through all images; then zeros up to kRows. Compiled once,
+// with its own switch of instruction sets: inlined into every kernel it would take minutes.
 template <typename A>
-struct alignas(64) Columns {
-  A x1[kRows], y1[kRows], x2[kRows], y2[kRows];
-};
-
-// Rows [begin, begin + count) of (images, rows, 4), counted through all images; then zeros up to a multiple of 64.
-template <typename V, typename A>
-DETOPS_HD void read(const BoxView& from, int64_t begin, int64_t count, Columns<A>& to) {
-  for (int64_t done = 0; done < count;) {
-    const int64_t image = (begin + done) / from.size, row = (begin + done) % from.size;
-    const int64_t run = std::min(count - done, from.size - row);
-    BoxView rows = from;
-    rows.data += image * from.image_stride * element_size(from.dtype);
-    rows.template read_vectors<V>(row, run, to.x1 + done, to.y1 + done, to.x2 + done, to.y2 + done);
-    done += run;
-  }
-  for (A* column : {to.x1, to.y1, to.x2, to.y2}) std::fill(column + count, column + (count + 63) / 64 * 64, A(0));
+[[gnu::noinline]] void copy_rows(const RawBoxes& from, int64_t begin, int64_t count, A* to) {
+  simd([&](auto isa) DETOPS_INLINE {
+    using V = Vec<decltype(isa), A>;
+    for (int64_t done = 0; done < count;) {
+      const int64_t image = (begin + done) / from.size, row = (begin + done) % from.size;
+      const int64_t run = std::min(count - done, from.size - row);
+      const int64_t first = image * from.image_stride + row * from.row_stride;
+      switch (from.dtype) {
+        case ScalarType::Float:
+          copy_run<V, float>(from, first, run, to + 4 * done);
+          break;
+        case ScalarType::Double:
+          copy_run<V, double>(from, first, run, to + 4 * done);
+          break;
+        case ScalarType::Half:
+          copy_run<V, Half>(from, first, run, to + 4 * done);
+          break;
+        default:
+          copy_run<V, BFloat16>(from, first, run, to + 4 * done);
+      }
+      done += run;
+    }
+  });
+  std::fill(to + 4 * count, to + 4 * kRows, A(0));
 }
 
-template <typename V, typename A>
-DETOPS_HD Row<V> row(const Columns<A>& columns, int64_t i) {
-  return {load<V>(columns.x1 + i), load<V>(columns.y1 + i), load<V>(columns.x2 + i), load<V>(columns.y2 + i)};
-}
-template <typename V, typename A>
-DETOPS_HD void set_row(Columns<A>& columns, int64_t i, const Row<V>& row) {
-  store(columns.x1 + i, row.x1);
-  store(columns.y1 + i, row.y1);
-  store(columns.x2 + i, row.x2);
-  store(columns.y2 + i, row.y2);
+// The same in place if possible, else in the buffer.
+template <typename A>
+DETOPS_HD const A* read(const RawBoxes& from, int64_t begin, int64_t count, A* buffer) {
+  const bool in_place = from.dtype == torch::headeronly::CppTypeToScalarType<A>::value && from.row_stride == 4 &&
+                        from.column_stride == 1 && begin + count <= from.size;
+  if (in_place && count == kRows) return reinterpret_cast<const A*>(from.data) + 4 * begin;
+  copy_rows(from, begin, count, buffer);
+  return buffer;
 }
 
-template <typename A, typename Isa, typename Out, typename Fn>
-DETOPS_HD void map_block(const BoxView (&inputs)[Fn::kInputs], Out* const (&outputs)[Fn::kOutputs], const Fn& fn,
-                         int64_t begin, int64_t count) {
+template <typename A, typename Isa, typename Out, typename Fn, typename Both>
+DETOPS_HD void map_block(const RowsArgs<Out, Fn>& args, const Both& both, int64_t begin, int64_t count) {
   using V = Vec<Isa, A>;
-  Columns<A> in[Fn::kInputs], out[Fn::kOutputs];
-  for (int k = 0; k < Fn::kInputs; ++k) read<V>(inputs[k], begin, count, in[k]);
-  for (int64_t i = 0; i < count; i += lanes<Isa, A>) {
-    Row<V> from[Fn::kInputs], to[Fn::kOutputs];
-    for (int k = 0; k < Fn::kInputs; ++k) from[k] = row<V>(in[k], i);
-    fn(from, to);
-    for (int k = 0; k < Fn::kOutputs; ++k) set_row(out[k], i, to[k]);
-  }
-  for (int k = 0; k < Fn::kOutputs; ++k) {
-    if (outputs[k] == nullptr) continue;
-    join_rows<V>(out[k].x1, out[k].y1, out[k].x2, out[k].y2, count, outputs[k] + 4 * begin);
+  constexpr int64_t kLanes = lanes<Isa, A>;
+  alignas(64) A buffers[Fn::kInputs][4 * kRows];
+  alignas(64) Out last[2 * kLanes];
+  const A* from[Fn::kInputs];
+  for (int k = 0; k < Fn::kInputs; ++k) from[k] = read(args.inputs[k], begin, count, buffers[k]);
+  for (int64_t i = 0; i < 4 * count; i += 2 * kLanes) {
+    OfAxis<V> in[Fn::kInputs], out[Fn::kOutputs];
+    for (int k = 0; k < Fn::kInputs; ++k) in[k] = split(load<V>(from[k] + i), load<V>(from[k] + i + kLanes));
+    both(in, out);
+    const int64_t left = std::min(4 * count - i, 2 * kLanes);
+    for (int k = 0; k < Fn::kOutputs; ++k) {
+      if (args.outputs[k] == nullptr) continue;
+      Out* const end = args.outputs[k] + 4 * begin + i;
+      Out* const to = left == 2 * kLanes ? end : last;
+      const EndToEnd<V> rows = join(out[k]);
+      store(to, rows.a);
+      store(to + kLanes, rows.b);
+      if (left < 2 * kLanes) std::copy(last, last + left, end);
+    }
   }
 }
+
+// Fn for vectors V of both axes.
+template <typename Fn, typename V>
+struct BothOf;
+template <template <typename> class Fn, typename A, typename V>
+struct BothOf<Fn<A>, V> {
+  using type = Fn<V>;
+};
+template <typename Fn, typename V>
+using Both = typename BothOf<Fn, V>::type;
 
 template <typename A, typename Out, typename Fn>
-void map_rows_cpu(const BoxView (&inputs)[Fn::kInputs], const RowsArgs<Out, Fn>& args) {
+void map_rows_cpu(const RowsArgs<Out, Fn>& args) {
   parallel_for(args.images * args.rows, grain_for(2.0), [&](int64_t begin, int64_t end) {
     simd([&](auto isa) DETOPS_INLINE {
+      const Both<Fn, Vec<decltype(isa), A>> both{in_turn<Vec<decltype(isa), A>>(args.x, args.y)};
       for (int64_t i = begin; i < end; i += kRows) {
-        map_block<A, decltype(isa)>(inputs, args.outputs, args.fn, i, std::min(kRows, end - i));
+        map_block<A, decltype(isa)>(args, both, i, std::min(kRows, end - i));
       }
     });
   });
 }
 
-// Runs fn over all rows of the first tensor, (rows, 4) or (images, rows, 4), to which the others broadcast.
+// Runs Fn, for both axes, over all rows of the first tensor, (rows, 4) or (images, rows, 4), to which the others broadcast.
 template <typename Out, typename Fn>
 void map_rows(const char* op, const std::array<const Tensor*, Fn::kInputs>& tensors,
-              const std::array<Out*, Fn::kOutputs>& outputs, const Fn& fn) {
+              const std::array<Out*, Fn::kOutputs>& outputs, const std::array<Fn, 2>& axes) {
   const Tensor& first = *tensors[0];
   int64_t images = first.dim() == 3 ? first.size(0) : 1, rows = first.size(first.dim() - 2);
   if (images * rows == 0) return;
@@ -93,10 +174,10 @@ void map_rows(const char* op, const std::array<const Tensor*, Fn::kInputs>& tens
     }
     if (evenly) rows *= images, images = 1;
     for (BoxView& boxes : views) boxes.size = rows;
-    RowsArgs<Out, Fn> args{{views[of_inputs]...}, {}, images, rows, fn};
+    RowsArgs<Out, Fn> args{{views[of_inputs]...}, {}, images, rows, axes[0], axes[1]};
     std::copy(outputs.begin(), outputs.end(), args.outputs);
     dispatch_device(
-        first, [&] { map_rows_cpu<acc_t<Out>>(views, args); },
+        first, [&] { map_rows_cpu<acc_t<Out>>(args); },
         [&](void* stream) { map_rows_cuda<Out, Fn>(op, args, stream); });
   };
   if constexpr (Fn::kInputs == 2) {
@@ -139,36 +220,36 @@ Tensor new_rows(const Tensor& like, ScalarType dtype, bool wanted = true) {
 }
 
 template <typename Out, typename Fn>
-Tensor forward(const char* op, const Tensor& tensor, const Tensor& anchors, const Fn& fn) {
+Tensor forward(const char* op, const Tensor& tensor, const Tensor& anchors, const std::array<Fn, 2>& axes) {
   Tensor output = new_rows(tensor, tensor.scalar_type());
-  map_rows<Out, Fn>(op, {&tensor, &anchors}, {mutable_data<Out>(output)}, fn);
+  map_rows<Out, Fn>(op, {&tensor, &anchors}, {mutable_data<Out>(output)}, axes);
   return output;
 }
 
 // In the accumulator's dtype, of the shape of the first tensor both.
 template <typename A, typename Fn>
 std::tuple<Tensor, Tensor> backward(const char* op, const Tensor& grad, const Tensor& tensor, const Tensor& anchors,
-                                    bool wants_first, bool wants_anchors, const Fn& fn) {
+                                    bool wants_first, bool wants_anchors, const std::array<Fn, 2>& axes) {
   const ScalarType dtype = torch::headeronly::CppTypeToScalarType<A>::value;
   Tensor first = new_rows(tensor, dtype, wants_first), of_anchors = new_rows(tensor, dtype, wants_anchors);
   map_rows<A, Fn>(
       op, {&tensor, &anchors, &grad},
-      {wants_first ? mutable_data<A>(first) : nullptr, wants_anchors ? mutable_data<A>(of_anchors) : nullptr}, fn);
+      {wants_first ? mutable_data<A>(first) : nullptr, wants_anchors ? mutable_data<A>(of_anchors) : nullptr}, axes);
   return {first, of_anchors};
 }
 
-// Fn<A> for both axes.
+// Fn<A> for x and for y.
 template <template <typename> class Fn, typename A>
-Fn<A> encoder(double wx, double wy, double ww, double wh) {
-  return {{static_cast<A>(wx), static_cast<A>(ww)}, {static_cast<A>(wy), static_cast<A>(wh)}};
+std::array<Fn<A>, 2> encoder(double wx, double wy, double ww, double wh) {
+  return {Fn<A>{{static_cast<A>(wx), static_cast<A>(ww)}}, Fn<A>{{static_cast<A>(wy), static_cast<A>(wh)}}};
 }
 template <template <typename> class Fn, typename A>
-Fn<A> decoder(double wx, double wy, double ww, double wh, double clip, std::optional<double> height,
+std::array<Fn<A>, 2> decoder(double wx, double wy, double ww, double wh, double clip, std::optional<double> height,
               std::optional<double> width) {
   const auto axis = [&](double shift_weight, double growth_weight, std::optional<double> size) {
     constexpr A kInfinity = std::numeric_limits<A>::infinity();
-    return AxisDecoder<A>{static_cast<A>(1 / shift_weight), static_cast<A>(1 / growth_weight), static_cast<A>(clip),
-                          size ? A(0) : -kInfinity, size ? static_cast<A>(*size) : kInfinity};
+    return Fn<A>{{static_cast<A>(1 / shift_weight), static_cast<A>(1 / growth_weight), static_cast<A>(clip),
+                  size ? A(0) : -kInfinity, size ? static_cast<A>(*size) : kInfinity}};
   };
   return {axis(wx, ww, width), axis(wy, wh, height)};
 }

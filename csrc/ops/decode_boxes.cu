@@ -11,15 +11,21 @@ __global__ void __launch_bounds__(kThreads) map_rows_kernel(RowsArgs<Out, Fn> a)
   using A = acc_t<Out>;
   DETOPS_GRID_STRIDE(i, a.images * a.rows) {
     const int64_t image = a.images > 1 ? i / a.rows : 0, row = i - image * a.rows;
-    Row<A> in[Fn::kInputs], out[Fn::kOutputs];
+    OfAxis<A> in_x[Fn::kInputs], in_y[Fn::kInputs], out_x[Fn::kOutputs], out_y[Fn::kOutputs];
 #pragma unroll
-    for (int k = 0; k < Fn::kInputs; ++k) in[k] = read_row<A, Out, kFours>(a.inputs[k], image, row);
-    a.fn(in, out);
+    for (int k = 0; k < Fn::kInputs; ++k) {
+      const Box<A> row_of_four = read_row<A, Out, kFours>(a.inputs[k], image, row);
+      in_x[k] = {row_of_four.x1, row_of_four.x2};
+      in_y[k] = {row_of_four.y1, row_of_four.y2};
+    }
+    a.x(in_x, out_x);
+    a.y(in_y, out_y);
 #pragma unroll
     for (int k = 0; k < Fn::kOutputs; ++k) {
       if (a.outputs[k] == nullptr) continue;
-      reinterpret_cast<Four<Out>*>(a.outputs[k])[i] = {static_cast<Out>(out[k].x1), static_cast<Out>(out[k].y1),
-                                                       static_cast<Out>(out[k].x2), static_cast<Out>(out[k].y2)};
+      reinterpret_cast<Four<Out>*>(a.outputs[k])[i] = {
+          static_cast<Out>(out_x[k].first), static_cast<Out>(out_y[k].first), static_cast<Out>(out_x[k].second),
+          static_cast<Out>(out_y[k].second)};
     }
   }
 }
