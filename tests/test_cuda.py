@@ -92,6 +92,7 @@ CALLS: dict[str, list[Call]] = {
     "nms_rotated": [lambda i: ops.nms_rotated_padded(i.rotated.detach(), i.scores.detach(), 0.5, 8, i.classes)],
     "ps_roi_align": [lambda i: ops.ps_roi_align(i.features, i.rois, 2, 0.25, 2)],
     "ps_roi_pool": [lambda i: ops.ps_roi_pool(i.features, i.rois, 2, 0.25)],
+    "remove_small_boxes": [lambda i: ops.remove_small_boxes(i.boxes.detach(), 9.0)],
     "roi_align": [
         lambda i: ops.roi_align(i.features, i.rois, 3, 0.25, 2),
         lambda i: ops.roi_align(i.features, i.rois, 3, 0.25),

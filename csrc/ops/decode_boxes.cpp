@@ -61,6 +61,20 @@ DETOPS_HD void copy_run(const RawBoxes& from, int64_t first, int64_t count, A* t
     for (; i < 4 * count; ++i) to[i] = static_cast<A>(row[i]);
     return;
   }
+  if (from.row_stride == 0) {  // one row for many
+    constexpr int64_t kPattern = 64 / sizeof(A);
+    alignas(64) A pattern[kPattern];
+    for (int64_t i = 0; i < kPattern; ++i) pattern[i] = static_cast<A>(row[i % 4 * column]);
+    for (int64_t i = 0; i < 4 * count; i += kPattern) {
+      const int64_t size = std::min(kPattern, 4 * count - i);
+      if (size == kPattern) {
+        std::memcpy(to + i, pattern, sizeof pattern);
+      } else {
+        std::copy(pattern, pattern + size, to + i);
+      }
+    }
+    return;
+  }
   for (int64_t i = 0; i < count; ++i, row += from.row_stride, to += 4) {
     to[0] = static_cast<A>(row[0]), to[1] = static_cast<A>(row[column]);
     to[2] = static_cast<A>(row[2 * column]), to[3] = static_cast<A>(row[3 * column]);

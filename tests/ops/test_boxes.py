@@ -1,12 +1,11 @@
 import itertools
-import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detops.ops import box_area, box_convert, clip_boxes_to_image, remove_small_boxes
+from detops.ops import box_area, box_convert, clip_boxes_to_image
 
 UPRIGHT = {"xyxy": [1.0, 2.0, 4.0, 8.0], "xywh": [1.0, 2.0, 3.0, 6.0], "cxcywh": [2.5, 5.0, 3.0, 6.0]}
 # A 2 x 4 box turned by 90 degrees counter-clockwise: its first side points up, its second to the right.
@@ -74,23 +73,15 @@ def test_clip(dtype: torch.dtype) -> None:
     assert torch.equal(clip_boxes_to_image(boxes.view(1, 3, 4), (20, 30))[0], clipped)
 
 
-def test_remove_small() -> None:
-    boxes = torch.tensor([[0.0, 0, 1, 5], [0, 0, 2, 2], [3, 3, 3, 9], [4, 4, 1, 1], [math.nan, 0, 5, 5]])
-    assert remove_small_boxes(boxes, 1.0).tolist() == [0, 1]
-    assert remove_small_boxes(boxes[:0], 1.0).tolist() == []
-
-
 def test_compile() -> None:
     boxes = torch.tensor([[0.0, 0, 1, 5], [-3, 0, 2, 2]])
     for function in (
         lambda b: box_convert(b, "xyxy", "cxcywh"),
         lambda b: clip_boxes_to_image(b, (3, 3)),
-        lambda b: remove_small_boxes(b, 1.5),
         box_area,
     ):
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-        with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-            assert torch.equal(compiled(boxes), function(boxes))
+        assert torch.equal(compiled(boxes), function(boxes))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +97,6 @@ def test_compile() -> None:
             lambda b: clip_boxes_to_image(b[0, 0], (3, 3)),
             r"clip_boxes_to_image: expected boxes of shape \(\*, 4\), got",
         ),
-        (lambda b: remove_small_boxes(b[0], 1), r"remove_small_boxes: expected boxes of shape \(\*, 4\), got \(4,\)"),
     ],
 )
 def test_says_what_is_wrong(call, message: str) -> None:
