@@ -58,13 +58,19 @@ DETOPS_HD double run_rows(const BoxView& boxes1, const BoxView& boxes2, const Lo
   const LossDenominators<V> denominators = eps.denominators<V>();
   Piece<A> a, b;
   alignas(64) A losses[kPiece], grads[kPiece], gradients[4 * kPiece];
+  const bool alike = out.grad == nullptr || out.grad_stride == 0;
+  if (kPass != Pass::kLosses && alike) {
+    std::fill(grads, grads + kPiece, out.factor * (out.grad != nullptr ? *out.grad : A(1)));
+  }
   double total = 0;
   for (; begin < end; begin += kPiece) {
     const int64_t count = std::min(kPiece, end - begin);
     a.template read<kKind, V>(boxes1, begin, count);
     b.template read<kKind, V>(boxes2, begin, count);
-    for (int64_t i = 0; i < kPiece; ++i) {
-      grads[i] = out.factor * (out.grad != nullptr && i < count ? out.grad[(begin + i) * out.grad_stride] : A(1));
+    if (kPass != Pass::kLosses && !alike) {
+      const A* grad = out.grad + begin * out.grad_stride;
+      for (int64_t i = 0; i < count; ++i) grads[i] = out.factor * grad[i * out.grad_stride];
+      std::fill(grads + count, grads + kPiece, A(0));
     }
     A* const to = reinterpret_cast<A*>(out.gradients + begin);
     for (int64_t i = 0; i < count; i += kLanes) {
