@@ -9,8 +9,8 @@ DETOPS_HD V arctangent(V x) {
   const V one = constant<V>(1), magnitude = select(x < V{}, V{} - x, x);
   const auto steep = magnitude > constant<V>(2.414213562373095);  // tan(3 pi / 8)
   const auto even = magnitude > constant<V>(0.4142135623730950);  // tan(pi / 8)
-  const V reduced =
-      select(steep, constant<V>(-1) / magnitude, select(even, (magnitude - one) / (magnitude + one), magnitude));
+  const V numerator = select(steep, constant<V>(-1), select(even, magnitude - one, magnitude));
+  const V reduced = numerator / select(steep, magnitude, select(even, magnitude + one, one));
   const V base = select(steep, constant<V>(1.5707963267948966), select(even, constant<V>(0.7853981633974483), V{}));
   const V z = reduced * reduced;
   V p = constant<V>(8.05374449538e-2);

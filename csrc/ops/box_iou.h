@@ -18,7 +18,8 @@ struct BoxTraits {
 template <typename V>
 DETOPS_HD V aspect(const Box<V>& a) {
   const V width = a.x2 - a.x1, height = a.y2 - a.y1;
-  return select((width == V{}) & (height == V{}), V{}, arctangent(width / height));
+  const V sides = max(width, V{} - width) + max(height, V{} - height);
+  return select(sides == V{}, V{}, arctangent(width / height));
 }
 
 template <typename V>
