@@ -101,7 +101,7 @@ template <typename V>
 struct OfAxis {
   V first, second;
 
-  DETOPS_HD OfAxis() = default;
+  DETOPS_HD OfAxis() {}
   DETOPS_HD OfAxis(V first_, V second_) : first(first_), second(second_) {}
   DETOPS_HD OfAxis(const Span<V>& span) : first(span.low), second(span.high) {}
   DETOPS_HD OfAxis(const Offset<V>& offset) : first(offset.shift), second(offset.growth) {}

@@ -159,10 +159,10 @@ Tensor on_cuda(const Tensor& boxes, double min_size, void* stream) {
   Tensor counts = new_tensor<1>(boxes, {divided.parts + 1}, ScalarType::Long);
   Tensor all = new_tensor<1>(boxes, {view.size}, ScalarType::Long);
   int64_t* const of_parts = mutable_data<int64_t>(counts);
-  remove_small_boxes_cuda<T>({view, least_side<T>(min_size), divided,
-                              reinterpret_cast<RowBits*>(mutable_data<int32_t>(bits)), of_parts,
-                              mutable_data<int64_t>(all), of_parts + divided.parts},
-                             stream);
+  auto* const words = reinterpret_cast<RowBits*>(mutable_data<int32_t>(bits));
+  const double least = least_side<T>(min_size);
+  remove_small_boxes_cuda<T>(
+      {view, least, divided, words, of_parts, mutable_data<int64_t>(all), of_parts + divided.parts}, stream);
   int64_t kept = 0;
   const Tensor count = torch::stable::select(counts, 0, divided.parts);
   TORCH_ERROR_CODE_CHECK(aoti_torch_item_int64(count.get(), &kept));  // the one wait

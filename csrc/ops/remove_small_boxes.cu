@@ -1,6 +1,5 @@
-#include "remove_small_boxes.h"
-
 #include "box_fours.h"
+#include "remove_small_boxes.h"
 
 // The first kernel reads the boxes, bound by bytes, and leaves a bit for each and a count for each block. The second
 // one turns bits into indices; each of its blocks adds up the counts of those before it.

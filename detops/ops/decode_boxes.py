@@ -120,7 +120,9 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wants = ctx.needs_input_grad[1:3]
-        return None, *_gradients(_BACKWARD[ctx.op], grad, *ctx.saved_tensors, ctx.args, wants), *(None for _ in ctx.args)
+        boxes, anchors = ctx.saved_tensors
+        gradients = _gradients(_BACKWARD[ctx.op], grad, boxes, anchors, ctx.args, wants)
+        return None, *gradients, *(None for _ in ctx.args)
 
 
 def _gradients(

@@ -85,7 +85,13 @@ def test_any_strides(device: torch.device, dtype: torch.dtype) -> None:
     expected = remove_small_boxes(boxes, 5)
     wide = torch.cat([boxes, boxes], dim=1)
     shifted = torch.cat([boxes.new_zeros(1), boxes.flatten()])[1:].view(-1, 4)
-    for layout in (wide[:, :4], wide[:, 4:], boxes.t().contiguous().t(), boxes.repeat_interleave(2, 1)[:, ::2], shifted):
+    for layout in (
+        wide[:, :4],
+        wide[:, 4:],
+        boxes.t().contiguous().t(),
+        boxes.repeat_interleave(2, 1)[:, ::2],
+        shifted,
+    ):
         assert torch.equal(remove_small_boxes(layout, 5), expected)
     assert remove_small_boxes(boxes[expected[:1]].expand(40, 4), 5).tolist() == list(range(40))
 
