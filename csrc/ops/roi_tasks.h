@@ -98,10 +98,9 @@ struct Task {
 //   rows(k)          the rows that region k touches, as a Band; empty if none
 //   touch(k, pixels) marks what region k touches
 //   sums()           how many vectors of working space pool() and add() need
-//   pool<V>(k, rows, sums, bins)          the bins (PH, PW) of region k from the rows of a map
+//   pool<V>(k, rows, sums, bins)              the bins (PH, PW) of region k from the rows of a map
 //   add<V>(k, band, input, sums, bins, slab)  the gradient of that: bins' gradients into rows of a slab; `input` are
-//   rows
-//                                             of the map if kReadsInput
+//                                             the map's rows if kReadsInput
 template <typename Regions>
 TouchedPixels touched_pixels(const Regions& regions, const RoiGroup& group, int64_t height, int64_t width) {
   TouchedPixels result(height, width);

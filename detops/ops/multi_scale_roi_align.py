@@ -30,10 +30,10 @@ def multi_scale_roi_align(
     level ``-log2(s)``, rounded. Where the pyramid has no map of a region's level, the next coarser one is taken, or
     else the coarsest.
 
-    As in torchvision, areas and levels are computed in float32 (float64 for float64 regions), on every device alike:
-    of two levels, a region within 2e-6 or so of the threshold, from below, is of the coarser. A region of negative
-    area, reversed along one axis, has no level, and nor has one whose area is NaN: such regions are zero and pass no
-    gradient, unless there is only one map, which takes all.
+    As in torchvision, areas and levels are computed in float32 (float64 for float64 regions), on every device alike. At
+    a tie, and down to about 1e-6 of a side below it, a region is of the coarser level. One of negative area, reversed
+    along one axis, or whose area is NaN, is of no level: it is zero and passes no gradient, unless there is only one
+    map, which takes all regions.
 
     Args:
         features: A map per level from the finest to the coarsest, 1 to 8 of them, each (N, C, H_l, W_l), of one
