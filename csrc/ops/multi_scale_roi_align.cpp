@@ -39,6 +39,8 @@ double least_area(double level, const CanonicalLevel& canonical) {
   return bit_cast<A>(low);
 }
 
+double level_of_scale(double scale) { return -std::round(std::log2(scale)); }
+
 RoiAlignPyramid pyramid_maps(const std::vector<double>& scales, const std::vector<int64_t>& sizes, int64_t images,
                              const Tensor& rois, const CanonicalLevel& canonical) {
   RoiAlignPyramid maps{};
@@ -48,9 +50,13 @@ RoiAlignPyramid pyramid_maps(const std::vector<double>& scales, const std::vecto
   for (size_t i = 0; i < scales.size(); ++i) {
     maps.maps[i] = {scales[i], sizes[2 * i], sizes[2 * i + 1]};
     if (i == 0) continue;
-    const double level = 1 - std::round(std::log2(scales[i - 1]));  // above that of the map before
-    maps.levels.least_area[i] =
-        is_double(rois) ? least_area<double>(level, canonical) : least_area<float>(level, canonical);
+    const double before = level_of_scale(scales[i - 1]);
+    double& least = maps.levels.least_area[i];
+    if (before == level_of_scale(scales.back())) {
+      least = std::numeric_limits<double>::quiet_NaN();
+    } else {
+      least = is_double(rois) ? least_area<double>(before + 1, canonical) : least_area<float>(before + 1, canonical);
+    }
   }
   return maps;
 }

@@ -16,7 +16,7 @@ template <int kMost>
 struct RoiLevels {
   int count;
   bool wide;                 // regions are float64
-  double least_area[kMost];  // ascending, from 0
+  double least_area[kMost];  // ascending, from 0; NaN if the map before is of the last level already
 
   // The map's index; -1 if the area is negative or NaN, unless there is but one map.
   template <typename G>

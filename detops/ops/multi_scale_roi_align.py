@@ -28,7 +28,7 @@ def multi_scale_roi_align(
     A region belongs to level ``floor(canonical_level + log2(sqrt(area) / canonical_scale) + 1e-6)``, equation 1 of
     "Feature Pyramid Networks for Object Detection" (https://arxiv.org/abs/1612.03144); a map of scale ``s`` is that of
     level ``-log2(s)``, rounded. Where the pyramid has no map of a region's level, the next coarser one is taken, or
-    else the coarsest.
+    else the coarsest; where it has several, the first of them.
 
     As in torchvision, areas and levels are computed in float32 (float64 for float64 regions), on every device alike. At
     a tie, and down to about 1e-6 of a side below it, a region is of the coarser level. One of negative area, reversed

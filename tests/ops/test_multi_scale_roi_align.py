@@ -188,6 +188,17 @@ def test_levels_that_are_not_neighbours(device: torch.device) -> None:
     assert MultiScaleRoIAlign(["a", "b"], 1, 1)(*arguments).flatten().tolist() == [1, 2, 2]
 
 
+def test_maps_of_one_level(device: torch.device) -> None:
+    """The first takes all of their regions, as in torchvision: its MobileNetV3 detector has two maps of stride 32."""
+    boxes = squares(1, 223, 224, 447, 448, 895, 896, 2000, INF).to(device)
+    assert levels_of(boxes[:-1], (1 / 32, 1 / 32)) == [0] * 8
+    assert levels_of(boxes[:-1], (1 / 8, 1 / 8, 1 / 16)) == [0, 0, 2, 2, 2, 2, 2, 2]
+    assert levels_of(boxes[:-1], (1 / 8, 1 / 16, 1 / 16)) == [0, 0, 1, 1, 1, 1, 1, 1]
+    features = [level.requires_grad_() for level in constant_levels(device, 2)]
+    pooled = multi_scale_roi_align(features, [boxes], 1, (1 / 32, 1 / 32), 1)
+    assert (torch.autograd.grad(pooled.sum(), features)[1] == 0).all()
+
+
 def test_levels_do_not_depend_on_the_features_dtype(device: torch.device) -> None:
     """Nor on whether geometry is float64 beside them."""
     side = 112 * (1 - 7.5e-7 + 3e-8 * torch.arange(-20, 20))
