@@ -84,6 +84,9 @@ CALLS: dict[str, list[Call]] = {
     ],
     "masks_to_boxes": [lambda i: ops.masks_to_boxes(i.features[0].detach() > 1)],
     "match_boxes": [lambda i: ops.match_boxes(i.boxes[:3].detach() + 1, i.boxes.detach(), 0.7, 0.3, True)],
+    "multi_scale_roi_align": [
+        lambda i: ops.multi_scale_roi_align([i.features, i.features[:, :, ::2, 1::2]], i.rois, 3, (0.5, 0.25), 2, 16, 2)
+    ],
     "nms": [
         lambda i: ops.nms(i.boxes.detach(), i.scores.detach(), 0.5),
         lambda i: ops.batched_nms(i.boxes.detach(), i.scores.detach(), i.classes, 0.5),

@@ -2,23 +2,47 @@
 #pragma once
 #include "../math/roi.h"
 #include "feature_maps.h"
+#include "roi_levels.h"
 #include "roi_tables.h"
 
 namespace detops {
 struct RoiAlignGrid {
-  double spatial_scale;  // feature pixels per image pixel
   int64_t pooled_height, pooled_width, sampling_ratio;
   bool aligned;  // pixel centres at half integers of the image, and regions of any size
 
   template <typename A>
-  DETOPS_HD RoiAlignAxis<A> rows(A y1, A y2) const {
+  DETOPS_HD RoiAlignAxis<A> rows(double spatial_scale, A y1, A y2) const {
     return roi_align_axis(y1, y2, static_cast<A>(spatial_scale), pooled_height, sampling_ratio, aligned);
   }
   template <typename A>
-  DETOPS_HD RoiAlignAxis<A> columns(A x1, A x2) const {
+  DETOPS_HD RoiAlignAxis<A> columns(double spatial_scale, A x1, A x2) const {
     return roi_align_axis(x1, x2, static_cast<A>(spatial_scale), pooled_width, sampling_ratio, aligned);
   }
 };
+
+// The maps that regions are pooled from, at most so many.
+struct RoiAlignMap {
+  double spatial_scale;  // feature pixels per image pixel
+  int64_t height, width;
+};
+template <int kMost>
+struct RoiAlignMaps {
+  RoiAlignMap maps[kMost];
+  RoiLevels<kMost> levels;
+  int64_t images;  // of each map
+
+  struct Place {
+    int map;
+    int64_t image;  // counted as feature_maps.h says; -1 if there is none, and no sample then counts
+  };
+  template <typename G>
+  DETOPS_HD Place place(const Roi<G>& roi) const {
+    const int map = levels.of(roi.box);
+    return {max(map, 0), map < 0 || roi.image < 0 ? -1 : map * images + roi.image};
+  }
+};
+using RoiAlignMapAlone = RoiAlignMaps<1>;
+using RoiAlignPyramid = RoiAlignMaps<Pyramid<float>::kMostLevels>;
 
 // ---- CUDA ----------------------------------------------------------------------------------------------------------
 
@@ -42,9 +66,11 @@ using RoiAlignTables = RoiTables<RoiAlignAxisTable<A>>;
 
 // Geometry is float64 if `wide`. The tables' memory is for these calls to fill.
 template <typename T>
-void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
-                    const Maps<const T>& input, const Maps<T>& output, void* stream);
+void roi_align_cuda(const RoiAlignGrid& grid, const RoiAlignMapAlone& map, bool wide,
+                    const RoiAlignTables<acc_t<T>>& tables, const Maps<const T>& input, const Maps<T>& output,
+                    void* stream);
 template <typename T>
-void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
-                             const Maps<const T>& grad, const Maps<T>& output, void* stream);
+void roi_align_backward_cuda(const RoiAlignGrid& grid, const RoiAlignMapAlone& map, bool wide,
+                             const RoiAlignTables<acc_t<T>>& tables, const Maps<const T>& grad, const Maps<T>& output,
+                             void* stream);
 }  // namespace detops

@@ -59,11 +59,6 @@ class BinPixels {
   }
 
   Band band(int64_t roi) const { return bands_[roi]; }
-  int64_t longest_span() const {
-    int64_t longest = 0;
-    for (const Band& band : bands_) longest = std::max(longest, band.end - band.begin);
-    return longest;
-  }
 
   // fn(bin, pixel) for those of a region.
   template <typename Fn>
@@ -115,7 +110,6 @@ struct RotatedRegions {
   RoiOrder order;
 
   Band rows(int64_t roi) const { return pixels.band(roi); }
-  int64_t longest_span() const { return pixels.longest_span(); }
   int64_t sums() const { return 0; }
   void touch(int64_t roi, TouchedPixels& touched) const {
     pixels.for_each(roi, [&](int64_t, const auto& pixel) { touched.add(pixel.y, touched.blocks(pixel.x, pixel.x)); });

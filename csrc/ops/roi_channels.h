@@ -21,11 +21,20 @@ bool in_packs(const Maps<T>& maps) {
   return reinterpret_cast<uintptr_t>(maps.data) % 16 == 0 && maps.channels % n == 0 && maps.stride % n == 0 &&
          maps.row_stride % n == 0 && maps.pixel_stride % n == 0;
 }
-// Calls fn(the layout that fits all maps, a constant).
-template <typename Fn, typename... T>
-void dispatch_layout(const Fn& fn, const Maps<T>&... maps) {
-  if (!(maps.interleaved() && ...)) return fn(std::integral_constant<Layout, Layout::kPlanes>());
-  if ((in_packs(maps) && ...)) return fn(std::integral_constant<Layout, Layout::kPacked>());
+template <typename MapsOrPyramid, typename Is>
+bool every_level(const MapsOrPyramid& maps, const Is& is) {
+  for (int i = 0; i < maps.count(); ++i) {
+    if (!is(maps.level(i))) return false;
+  }
+  return true;
+}
+// Calls fn(the layout that fits all maps, of all levels, a constant).
+template <typename Fn, typename... MapsOrPyramid>
+void dispatch_layout(const Fn& fn, const MapsOrPyramid&... maps) {
+  const auto interleaved = [](const auto& level) { return level.interleaved(); };
+  const auto packed = [](const auto& level) { return in_packs(level); };
+  if (!(every_level(maps, interleaved) && ...)) return fn(std::integral_constant<Layout, Layout::kPlanes>());
+  if ((every_level(maps, packed) && ...)) return fn(std::integral_constant<Layout, Layout::kPacked>());
   fn(std::integral_constant<Layout, Layout::kInterleaved>());
 }
 

@@ -73,10 +73,10 @@ struct Line {
   int channels;
 };
 
-template <typename Kind>
+template <typename Kind, template <typename> typename MapsOrPyramid>
 struct PoolArgs {
   Kind kind;
-  Maps<const typename Kind::Input> input;
+  MapsOrPyramid<const typename Kind::Input> input;
   Maps<typename Kind::Output> output;       // (K, C, PH, PW)
   int64_t lines, batches, batches_of_part;  // of a region, whose blocks have a part each
   uint32_t parts;
@@ -87,15 +87,16 @@ struct PoolArgs {
 // over its rows once, by neighbouring threads along the row or the channels, into shared memory; from there each thread
 // takes its bin. The plain way, a thread a bin from the map itself, reads shared columns again for each bin, rows of a
 // plane in pieces, and finds taps anew for every channel.
-template <typename Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArgs<Kind> a) {
+template <typename Kind, template <typename> typename MapsOrPyramid>
+__global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArgs<Kind, MapsOrPyramid> a) {
   using Column = typename Kind::Column;
   constexpr bool kPlanes = Kind::kLayout == Layout::kPlanes;
   constexpr int kColumns = kColumnBytes / sizeof(Column);
   DETOPS_SHARED(lines, Line<Kind>[kLines]);
   DETOPS_SHARED(columns, Column[kColumns]);
   const int64_t roi = blockIdx.x / a.parts, part = blockIdx.x % a.parts;
-  const int64_t image = max<int64_t>(a.kind.tables.images[roi], 0);
+  const auto [level, image] = a.input.place(max<int64_t>(a.kind.tables.images[roi], 0));
+  const Maps<const typename Kind::Input>& input = a.input.level(level);
   const int64_t vectors = (a.output.channels + Kind::kCount - 1) / Kind::kCount;
   const int thread = static_cast<int>(threadIdx.x), num_columns = a.kind.columns(roi);
   const int64_t end_batch = min((part + 1) * a.batches_of_part, a.batches);
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
       const int64_t line = first + thread;
       const int64_t vector = kPlanes ? line / a.output.height : line % vectors;
       const int64_t row = kPlanes ? line % a.output.height : line / vectors, channel = vector * Kind::kCount;
-      lines[thread] = {a.input.at(image, channel), a.output.at(roi, channel) + row * a.output.row_stride,
+      lines[thread] = {input.at(image, channel), a.output.at(roi, channel) + row * a.output.row_stride,
                        a.kind.tables.y().bins[roi * a.output.height + row],
                        static_cast<int>(min<int64_t>(Kind::kCount, a.output.channels - channel))};
     }
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
         for (int i = thread; i < count * some; i += kThreads) {
           const int outer = by_inner.divide(i), rest = i - outer * inner;
           Column column;
-          a.kind.reduce(a.input, lines[kPlanes ? outer : rest], roi, begin + (kPlanes ? rest : outer), column);
+          a.kind.reduce(input, lines[kPlanes ? outer : rest], roi, begin + (kPlanes ? rest : outer), column);
           columns[i] = column;
         }
         __syncthreads();
@@ -150,10 +151,12 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) pool_kernel(PoolArg
   }
 }
 
-template <typename Kind>
-void launch_pool(const char* op, const Kind& kind, const Maps<const typename Kind::Input>& input,
+template <typename Kind, template <typename> typename MapsOrPyramid>
+void launch_pool(const char* op, const Kind& kind, const MapsOrPyramid<const typename Kind::Input>& input,
                  const Maps<typename Kind::Output>& output, void* stream) {
-  if (input.size * input.height * input.width == 0) {
+  int64_t pixels = 0;
+  for (int i = 0; i < input.count(); ++i) pixels += input.level(i).size * input.level(i).height * input.level(i).width;
+  if (pixels == 0) {
     const int64_t bytes = output.size * output.channels * output.height * output.width * sizeof(*output.data);
     return clear(op, output.data, bytes, stream);
   }
@@ -163,19 +166,32 @@ void launch_pool(const char* op, const Kind& kind, const Maps<const typename Kin
   const int64_t batches = (lines + most - 1) / most;
   const int64_t of_part = max<int64_t>(batches * output.size / kManyParts, 1),
                 parts = (batches + of_part - 1) / of_part;
-  launch(op, pool_kernel<Kind>, {output.size * parts, kThreads}, stream,
+  launch(op, pool_kernel<Kind, MapsOrPyramid>, {output.size * parts, kThreads}, stream,
          {kind, input, output, lines, batches, of_part, static_cast<uint32_t>(parts),
           static_cast<int>((lines + batches - 1) / batches), static_cast<int>(width)});
 }
 
 // ---- Gradient: from bins to the pixels of a map --------------------------------------------------------------------
 
-template <typename Kind>
+// Of a level. Fewer than 2^31 blocks: 64-bit divisions are slow.
+struct Tiling {
+  uint32_t first_block, rows, columns;
+};
+
+template <typename Kind, template <typename> typename MapsOrPyramid>
 struct GatherArgs {
+  using Output = MapsOrPyramid<typename Kind::Output>;
   Kind kind;  // with kLayout, kCount, kResident, Output, Sums, tables; add(roi, channel, channels, y, x, sums)
-  Maps<typename Kind::Output> output;
-  uint32_t tile_rows, tile_columns, channel_groups;  // fewer than 2^31 blocks: 64-bit divisions are slow
-  int pixel_bits, vectors;                           // threads of a tile's pixel; 2^pixel_bits pixels
+  Output output;
+  Tiling tilings[Output::kMostLevels];
+  uint32_t channel_groups;
+  int pixel_bits, vectors;  // threads of a tile's pixel; 2^pixel_bits pixels
+
+  DETOPS_D int level_of(uint32_t block) const {
+    int i = 0;
+    while (i + 1 < output.count() && block >= tilings[i + 1].first_block) ++i;
+    return i;
+  }
 };
 
 struct ListedRoi {
@@ -191,27 +207,32 @@ DETOPS_D bool overlap(const RoiSpan& span, int64_t begin, int64_t end) { return 
 // A block has a tile of an image, in some channels; a thread a pixel, with its channels' sums in registers. The block
 // tests every region against the tile and lists those that touch it, in their order, in shared memory: sums have one
 // order, and no list is stored or waited for.
-template <typename Kind>
-__global__ void __launch_bounds__(kThreads, Kind::kResident) gather_kernel(GatherArgs<Kind> a) {
+template <typename Kind, template <typename> typename MapsOrPyramid>
+__global__ void __launch_bounds__(kThreads, Kind::kResident) gather_kernel(GatherArgs<Kind, MapsOrPyramid> a) {
   DETOPS_SHARED(listed, ListedRoi[kMostListed]);
   DETOPS_SHARED(found_by_warp, int[kWarps]);
   const auto& tables = a.kind.tables;
   const int pixel = static_cast<int>(threadIdx.x) / a.vectors, vector = static_cast<int>(threadIdx.x) % a.vectors;
   const int tile_width = 1 << (a.pixel_bits + 1) / 2, tile_height = 1 << a.pixel_bits / 2;
-  const uint32_t tile_column = blockIdx.x % a.tile_columns, above = blockIdx.x / a.tile_columns;
-  const int64_t first_x = int64_t{tile_column} * tile_width, first_y = int64_t{above % a.tile_rows} * tile_height;
-  const int64_t group = above / a.tile_rows % a.channel_groups, image = above / a.tile_rows / a.channel_groups;
+  const int level = a.level_of(blockIdx.x);
+  const Maps<typename Kind::Output>& output = a.output.level(level);
+  const Tiling& tiling = a.tilings[level];
+  const uint32_t block = blockIdx.x - tiling.first_block, above = block / tiling.columns;
+  const int64_t first_x = int64_t{block % tiling.columns} * tile_width;
+  const int64_t first_y = int64_t{above % tiling.rows} * tile_height;
+  const int64_t group = above / tiling.rows % a.channel_groups, image = above / tiling.rows / a.channel_groups;
+  const int64_t listed_image = level * output.size + image;
   // A warp's pixels are close to each other, and most regions touch all of them or none.
   const int64_t x = first_x + every_second_bit(pixel), y = first_y + every_second_bit(pixel >> 1);
   const int64_t channel = (group * a.vectors + vector) * Kind::kCount;
-  const int channels = static_cast<int>(min<int64_t>(Kind::kCount, a.output.channels - channel));
-  const bool has_pixel = x < a.output.width && y < a.output.height && channels > 0;
+  const int channels = static_cast<int>(min<int64_t>(Kind::kCount, output.channels - channel));
+  const bool has_pixel = x < output.width && y < output.height && channels > 0;
   typename Kind::Sums sums{};
   int num_listed = 0;
   for (int64_t first = 0; first < tables.num_rois; first += kThreads) {
     const int64_t roi = first + threadIdx.x;
     ListedRoi candidate{};
-    if (roi < tables.num_rois && tables.images[roi] == image) {
+    if (roi < tables.num_rois && tables.images[roi] == listed_image) {
       candidate = {static_cast<int32_t>(roi), tables.y().spans[roi], tables.x().spans[roi]};
     }
     const bool touches = overlap(candidate.rows, first_y, first_y + tile_height) &&
@@ -239,21 +260,25 @@ __global__ void __launch_bounds__(kThreads, Kind::kResident) gather_kernel(Gathe
     __syncthreads();  // the list is done with
   }
   if (!has_pixel) return;
-  write_channels<Kind::kLayout>(a.output.at(image, channel) + y * a.output.row_stride + x * a.output.pixel_stride,
-                                a.output.channel_stride, channels, sums);
+  write_channels<Kind::kLayout>(output.at(image, channel) + y * output.row_stride + x * output.pixel_stride,
+                                output.channel_stride, channels, sums);
 }
 
-template <typename Kind>
-void launch_gather(const char* op, const Kind& kind, const Maps<typename Kind::Output>& output, void* stream) {
-  const int64_t vectors = (output.channels + Kind::kCount - 1) / Kind::kCount;
+template <typename Kind, template <typename> typename MapsOrPyramid>
+void launch_gather(const char* op, const Kind& kind, const MapsOrPyramid<typename Kind::Output>& output, void* stream) {
+  const int64_t vectors = (output.level(0).channels + Kind::kCount - 1) / Kind::kCount;
   int at_once = 1, pixel_bits = kThreadBits;
   while (Kind::kLayout != Layout::kPlanes && at_once < min<int64_t>(vectors, kWarp)) at_once *= 2, --pixel_bits;
   const int64_t tile_width = 1 << (pixel_bits + 1) / 2, tile_height = 1 << pixel_bits / 2;
-  const int64_t tile_rows = (output.height + tile_height - 1) / tile_height;
-  const int64_t tile_columns = (output.width + tile_width - 1) / tile_width;
   const int64_t groups = (vectors + at_once - 1) / at_once;
-  launch(op, gather_kernel<Kind>, {output.size * groups * tile_rows * tile_columns, kThreads}, stream,
-         {kind, output, static_cast<uint32_t>(tile_rows), static_cast<uint32_t>(tile_columns),
-          static_cast<uint32_t>(groups), pixel_bits, at_once});
+  GatherArgs<Kind, MapsOrPyramid> args{kind, output, {}, static_cast<uint32_t>(groups), pixel_bits, at_once};
+  int64_t blocks = 0;
+  for (int i = 0; i < output.count(); ++i) {
+    const int64_t rows = (output.level(i).height + tile_height - 1) / tile_height;
+    const int64_t columns = (output.level(i).width + tile_width - 1) / tile_width;
+    args.tilings[i] = {static_cast<uint32_t>(blocks), static_cast<uint32_t>(rows), static_cast<uint32_t>(columns)};
+    blocks += output.level(i).size * groups * rows * columns;
+  }
+  launch(op, gather_kernel<Kind, MapsOrPyramid>, {blocks, kThreads}, stream, args);
 }
 }  // namespace detops

@@ -44,7 +44,6 @@ struct PooledRegions {
     }
     return result;
   }
-  int64_t longest_span() const { return longest(y_bins, height); }
   int64_t sums() const { return std::max<int64_t>(height, 3) * longest(x_bins, width); }
   void touch(int64_t roi, TouchedPixels& touched) const {
     const Band band = rows(roi), across = columns(roi);

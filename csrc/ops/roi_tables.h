@@ -38,7 +38,7 @@ class Arena {
   int64_t used_ = 0;
 };
 
-// One axis of all regions, by region and then as said.
+// One axis of all regions, by region and then as said. Where maps differ in size, `size` is the largest.
 template <typename Bin>
 struct RoiAxisTable {
   int64_t num_bins, size;
@@ -57,7 +57,7 @@ template <typename Axis>
 struct RoiTables {
   RawRois rois;
   int64_t num_rois, num_images;
-  int64_t* images;  // of regions, -1 where there is no such image
+  int64_t* images;  // of regions, counted as feature_maps.h says; -1 where there is no such image
   Axis axes[2];     // y, x
 
   DETOPS_HD const Axis& y() const { return axes[0]; }

@@ -25,7 +25,7 @@ struct AxisTaps {
 template <typename A>
 class RoiTaps {
  public:
-  RoiTaps(int64_t num_rois, int64_t bins, int64_t size) : bins_(bins), size_(size) {
+  RoiTaps(int64_t num_rois, int64_t bins) : bins_(bins) {
     starts_.reserve(num_rois + 1);
     starts_.push_back({0, 0});
     taps_.reserve(num_rois * bins);
@@ -33,8 +33,9 @@ class RoiTaps {
     pixels_.reserve(num_rois * bins * 3);
   }
 
+  // Of the next region, on a map of `size` rows or columns.
   template <typename G>
-  void add_bins(const RoiAlignAxis<G>& axis) {
+  void add_bins(const RoiAlignAxis<G>& axis, int64_t size) {
     const auto first_taps = static_cast<int64_t>(taps_.size());
     const auto first_pixel = static_cast<int64_t>(pixels_.size());
     taps_.resize(first_taps + bins_);
@@ -42,7 +43,7 @@ class RoiTaps {
       const int64_t bin = axis.bin < G(0) ? bins_ - 1 - b : b;
       Taps& taps = taps_[first_taps + bin];
       taps = {0, 0, static_cast<int64_t>(weights_.size())};
-      for_each_pixel<A>(axis, bin, bins_, size_,
+      for_each_pixel<A>(axis, bin, bins_, size,
                         [&](int64_t pixel, A weight) { add(taps, first_pixel, pixel, weight); });
     }
     starts_.push_back({static_cast<int64_t>(pixels_.size()), static_cast<int64_t>(taps_.size())});
@@ -56,7 +57,7 @@ class RoiTaps {
 
   // The transposed matrices: outputs are the touched pixels, inputs the bins.
   RoiTaps transposed() const {
-    RoiTaps result(0, bins_, size_);
+    RoiTaps result(0, bins_);
     const auto num_rois = static_cast<int64_t>(starts_.size()) - 1;
     result.starts_.reserve(num_rois + 1);
     result.pixels_ = pixels_;
@@ -90,19 +91,11 @@ class RoiTaps {
     return result;
   }
 
-  // Of the pixels that any region touches: how many, and from the first to the last.
+  // That any region touches.
   int64_t most_pixels() const {
     int64_t most = 0;
     for (size_t i = 1; i < starts_.size(); ++i) most = std::max(most, starts_[i].pixels - starts_[i - 1].pixels);
     return most;
-  }
-  int64_t longest_span() const {
-    int64_t longest = 0;
-    for (int64_t roi = 0; roi + 1 < static_cast<int64_t>(starts_.size()); ++roi) {
-      const AxisTaps<A> axis = (*this)[roi];
-      if (!axis.empty()) longest = std::max(longest, axis.last_pixel() - axis.first_pixel() + 1);
-    }
-    return longest;
   }
 
  private:
@@ -123,7 +116,7 @@ class RoiTaps {
     weights_.push_back(weight);
   }
 
-  int64_t bins_, size_;
+  int64_t bins_;
   std::vector<Start> starts_;
   std::vector<int32_t> pixels_;
   std::vector<Taps> taps_;

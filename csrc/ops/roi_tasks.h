@@ -3,6 +3,7 @@
 // first region needs it, into a ring of rows that stays in the cache.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <vector>
 
@@ -62,8 +63,30 @@ Arrangement arrange(int64_t channels, int64_t width, int64_t longest_span, bool 
   return {lanes, slab_rows, !(interleaved && channels >= lanes)};
 }
 
-// Regions of one image, in one vector of channels (or all of them), in a band of rows.
+// How the channels of each level go through vectors; `groups` have the regions of its images.
+template <typename A, typename Regions, typename T>
+std::array<Arrangement, Pyramid<T>::kMostLevels> arrange_levels(const Regions& regions,
+                                                                const std::vector<RoiGroup>& groups,
+                                                                const Pyramid<T>& maps, bool always_packed) {
+  std::array<int64_t, Pyramid<T>::kMostLevels> longest_span{};
+  for (const RoiGroup& group : groups) {
+    int64_t& longest = longest_span[maps.place(group.image).level];
+    for (int64_t i = group.begin; i < group.end; ++i) {
+      const Band rows = regions.rows(regions.order.rois[i]);
+      longest = std::max(longest, rows.end - rows.begin);
+    }
+  }
+  std::array<Arrangement, Pyramid<T>::kMostLevels> result{};
+  for (int i = 0; i < maps.count(); ++i) {
+    const Maps<T>& level = maps.level(i);
+    result[i] = arrange<A>(level.channels, level.width, longest_span[i], !always_packed && level.interleaved());
+  }
+  return result;
+}
+
+// Regions of one image of a level, in one vector of channels (or all of them), in a band of rows.
 struct Task {
+  int level;
   RoiGroup group;
   int64_t channel;
   Band band;
@@ -73,20 +96,15 @@ struct Task {
 // What a kernel tells of its regions, Regions below:
 //   order            a RoiOrder by first row
 //   rows(k)          the rows that region k touches, as a Band; empty if none
-//   longest_span()   of such bands
 //   touch(k, pixels) marks what region k touches
 //   sums()           how many vectors of working space pool() and add() need
-//   pool<V>(k, rows, sums, bins)          the bins (PH, PW) of region k from the rows of a map
+//   pool<V>(k, rows, sums, bins)              the bins (PH, PW) of region k from the rows of a map
 //   add<V>(k, band, input, sums, bins, slab)  the gradient of that: bins' gradients into rows of a slab; `input` are
-//   rows
-//                                             of the map if kReadsInput
+//                                             the map's rows if kReadsInput
 template <typename Regions>
-std::vector<TouchedPixels> touched_pixels(const Regions& regions, const std::vector<RoiGroup>& groups, int64_t height,
-                                          int64_t width) {
-  std::vector<TouchedPixels> result(groups.size(), TouchedPixels(height, width));
-  for (size_t g = 0; g < groups.size(); ++g) {
-    for (int64_t i = groups[g].begin; i < groups[g].end; ++i) regions.touch(regions.order.rois[i], result[g]);
-  }
+TouchedPixels touched_pixels(const Regions& regions, const RoiGroup& group, int64_t height, int64_t width) {
+  TouchedPixels result(height, width);
+  for (int64_t i = group.begin; i < group.end; ++i) regions.touch(regions.order.rois[i], result);
   return result;
 }
 
@@ -138,42 +156,48 @@ DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, c
 
 // output[k] = the bins of region k. Every region's image must be one of the input.
 template <typename A, typename T, typename Regions>
-void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps<T>& output) {
-  const Arrangement by = arrange<A>(input.channels, input.width, regions.longest_span(), input.interleaved());
+void pool_regions(const Regions& regions, const std::common_type_t<Pyramid<const T>>& input, const Maps<T>& output) {
   const int64_t workers = workers_for(output.size, output.channels, output.height * output.width);
   const std::vector<RoiGroup>& groups = regions.order.groups;
+  const auto arrangements = arrange_levels<A>(regions, groups, input, false);
+  const int64_t bins = 2 * output.height * output.width;
+  int64_t needed = 0;
   std::vector<TouchedPixels> touched;
-  if (by.packed) touched = touched_pixels(regions, groups, input.height, input.width);
+  touched.reserve(groups.size());
   std::vector<Task> tasks;
-  for (size_t g = 0; g < groups.size(); ++g) {
-    const int64_t rois = groups[g].end - groups[g].begin;
-    const int64_t vectors = by.packed ? (input.channels + by.lanes - 1) / by.lanes : 1;
+  for (const RoiGroup& group : groups) {
+    const auto [level, image] = input.place(group.image);
+    const Maps<const T>& maps = input.level(level);
+    const Arrangement& by = arrangements[level];
+    if (by.packed) touched.push_back(touched_pixels(regions, group, maps.height, maps.width));
+    needed = std::max(needed, (regions.sums() + bins + (by.packed ? by.slab_rows * maps.width : 0)) * by.lanes);
+    const int64_t rois = group.end - group.begin;
+    const int64_t vectors = by.packed ? (maps.channels + by.lanes - 1) / by.lanes : 1;
     // Enough tasks for all workers; a part of the regions of its own packs some rows once more.
     const int64_t parts = by.packed ? (workers + vectors - 1) / vectors : workers == 1 ? 1 : (rois + 15) / 16;
     for (int64_t part = 0; part < parts; ++part) {
-      const RoiGroup some{groups[g].image, groups[g].begin + rois * part / parts,
-                          groups[g].begin + rois * (part + 1) / parts};
+      const RoiGroup some{image, group.begin + rois * part / parts, group.begin + rois * (part + 1) / parts};
       for (int64_t vector = 0; vector < vectors; ++vector) {
-        tasks.push_back({some, vector * by.lanes, {}, by.packed ? &touched[g] : nullptr});
+        tasks.push_back({level, some, vector * by.lanes, {}, by.packed ? &touched.back() : nullptr});
       }
     }
   }
-  const int64_t bins = 2 * output.height * output.width, slab = by.packed ? by.slab_rows * input.width : 0;
-  const int64_t needed = (regions.sums() + bins + slab) * by.lanes;
   std::vector<Scratch<A>> scratch(workers);
   for (Scratch<A>& memory : scratch) memory = Scratch<A>(needed);
   run_tasks(static_cast<int64_t>(tasks.size()), workers, [&](int64_t i, int64_t worker) {
+    const Maps<const T>& maps = input.level(tasks[i].level);
+    const Arrangement& by = arrangements[tasks[i].level];
     A* memory = scratch[worker].get();
     simd_fused([&](auto isa) DETOPS_INLINE {
       using V = Vec<decltype(isa), A>;
       V* sums = reinterpret_cast<V*>(memory);
       if (by.lanes == 1) {
-        pool_direct<A>(regions, input, output, tasks[i], memory, memory + regions.sums());
+        pool_direct<A>(regions, maps, output, tasks[i], memory, memory + regions.sums());
       } else if (by.packed) {
-        const Rows<V> slab{sums + regions.sums() + bins, input.width, 1, by.slab_rows - 1};
-        pool_packed<V, A>(regions, input, output, tasks[i], sums, sums + regions.sums(), slab);
+        const Rows<V> slab{sums + regions.sums() + bins, maps.width, 1, by.slab_rows - 1};
+        pool_packed<V, A>(regions, maps, output, tasks[i], sums, sums + regions.sums(), slab);
       } else {
-        pool_direct<V>(regions, input, output, tasks[i], sums, sums + regions.sums());
+        pool_direct<V>(regions, maps, output, tasks[i], sums, sums + regions.sums());
       }
     });
   });
@@ -222,36 +246,50 @@ DETOPS_HD void add_regions(const Regions& regions, const Maps<const T>& grad, co
 // output = the gradient of the input, zeros included. Each task owns its part of it: no atomics, and sums in the order
 // of the regions whatever the number of threads.
 template <typename A, typename T, typename Regions>
-void backpropagate_regions(const Regions& regions, const Maps<const T>& grad, const Maps<const T>& input,
-                           const Maps<T>& output) {
-  const Arrangement by = arrange<A>(output.channels, output.width, regions.longest_span(), false);
-  const int64_t vectors = (output.channels + by.lanes - 1) / by.lanes;
+void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
+                           const std::common_type_t<Pyramid<const T>>& input,
+                           const std::common_type_t<Pyramid<T>>& output) {
   const int64_t workers = workers_for(grad.size + 1, grad.channels, 2 * grad.height * grad.width);
-  const int64_t bands =
-      workers == 1 ? 1 : std::min((workers + output.size * vectors - 1) / (output.size * vectors), output.height);
-  std::vector<RoiGroup> groups(output.size);
-  for (int64_t image = 0; image < output.size; ++image) groups[image] = {image, 0, 0};
+  std::vector<RoiGroup> groups(output.level(0).size * output.count());
+  for (size_t image = 0; image < groups.size(); ++image) groups[image] = {static_cast<int64_t>(image), 0, 0};
   for (const RoiGroup& group : regions.order.groups) groups[group.image] = group;
-  const std::vector<TouchedPixels> touched = touched_pixels(regions, groups, output.height, output.width);
+  const auto arrangements = arrange_levels<A>(regions, groups, output, true);
+  const int64_t bins = grad.height * grad.width;
+  int64_t needed = 0;
+  std::vector<TouchedPixels> touched;
+  touched.reserve(groups.size());
   std::vector<Task> tasks;
-  for (int64_t image = 0; image < output.size; ++image) {
+  for (const RoiGroup& group : groups) {
+    const auto [level, image] = output.place(group.image);
+    const Maps<T>& maps = output.level(level);
+    if (maps.height * maps.width == 0) continue;
+    const Arrangement& by = arrangements[level];
+    const int64_t vectors = (maps.channels + by.lanes - 1) / by.lanes;
+    const int64_t bands =
+        workers == 1 ? 1 : std::min((workers + maps.size * vectors - 1) / (maps.size * vectors), maps.height);
+    const int64_t slabs = by.slab_rows * maps.width * (Regions::kReadsInput ? 2 : 1);
+    needed = std::max(needed, (regions.sums() + bins + slabs) * by.lanes);
+    touched.push_back(touched_pixels(regions, group, maps.height, maps.width));
     for (int64_t band = 0; band < bands; ++band) {
-      const Band rows{output.height * band / bands, output.height * (band + 1) / bands};
+      const Band rows{maps.height * band / bands, maps.height * (band + 1) / bands};
       for (int64_t vector = 0; vector < vectors; ++vector) {
-        tasks.push_back({groups[image], vector * by.lanes, rows, &touched[image]});
+        tasks.push_back({level, {image, group.begin, group.end}, vector * by.lanes, rows, &touched.back()});
       }
     }
   }
-  const int64_t slab = by.slab_rows * output.width, bins = grad.height * grad.width;
-  const int64_t needed = (regions.sums() + bins + slab * (Regions::kReadsInput ? 2 : 1)) * by.lanes;
   std::vector<Scratch<A>> scratch(workers);
   for (Scratch<A>& memory : scratch) memory = Scratch<A>(needed);
   run_tasks(static_cast<int64_t>(tasks.size()), workers, [&](int64_t i, int64_t worker) {
+    const int level = tasks[i].level;
+    const Maps<T>& maps = output.level(level);
+    const Arrangement& by = arrangements[level];
     const auto run = [&](auto* sums) DETOPS_INLINE {
       using V = std::decay_t<decltype(*sums)>;
-      const Rows<V> rows{sums + regions.sums() + bins, output.width, 1, by.slab_rows - 1};
-      const Rows<V> input_rows{rows.data + (Regions::kReadsInput ? slab : 0), output.width, 1, by.slab_rows - 1};
-      add_regions<V, T>(regions, grad, input, output, tasks[i], sums, sums + regions.sums(), rows, input_rows);
+      const Rows<V> rows{sums + regions.sums() + bins, maps.width, 1, by.slab_rows - 1};
+      const int64_t slab = Regions::kReadsInput ? by.slab_rows * maps.width : 0;
+      const Rows<V> input_rows{rows.data + slab, maps.width, 1, by.slab_rows - 1};
+      add_regions<V, T>(regions, grad, input.level(level), maps, tasks[i], sums, sums + regions.sums(), rows,
+                        input_rows);
     };
     simd_fused([&](auto isa) DETOPS_INLINE {
       if (by.lanes == 1) {

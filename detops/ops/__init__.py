@@ -23,6 +23,8 @@ from .kmeans_anchors import best_possible_recall as best_possible_recall
 from .kmeans_anchors import kmeans_anchors as kmeans_anchors
 from .masks_to_boxes import masks_to_boxes as masks_to_boxes
 from .match_boxes import match_boxes as match_boxes
+from .multi_scale_roi_align import MultiScaleRoIAlign as MultiScaleRoIAlign
+from .multi_scale_roi_align import multi_scale_roi_align as multi_scale_roi_align
 from .nms import batched_nms as batched_nms
 from .nms import nms as nms
 from .nms import nms_padded as nms_padded

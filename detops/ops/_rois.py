@@ -8,14 +8,14 @@ from torch import Tensor
 from . import _checks
 
 
-def to_rois(op: str, boxes: Tensor | Sequence[Tensor]) -> Tensor:
+def to_rois(op: str, boxes: Tensor | Sequence[Tensor], name: str = "boxes") -> Tensor:
     """Boxes as the caller gave them, (K, 5) or per image a tensor (L_i, 4), as (K, 5)."""
     if isinstance(boxes, Tensor):
         return boxes
     for i, of_image in enumerate(boxes):
-        _checks.check_shape(op, f"boxes[{i}]", of_image, (None, 4))
+        _checks.check_shape(op, f"{name}[{i}]", of_image, (None, 4))
     if not boxes:
-        _checks.fail(op, "expected boxes of at least one image, got an empty list")
+        _checks.fail(op, f"expected {name} of at least one image, got an empty list")
     dtype = torch.float64 if any(b.dtype == torch.float64 for b in boxes) else torch.float32
     images = [b.new_full((b.shape[0], 1), i, dtype=dtype) for i, b in enumerate(boxes)]
     return torch.cat([torch.cat(images), torch.cat([b.to(dtype) for b in boxes])], dim=1)
