@@ -37,6 +37,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         places = [place for place in places if not place.startswith("cpu")]
     if any(metafunc.definition.get_closest_marker(name) for name in ("threads", "large")):
         places = [place for place in places if place != "emulated"]  # which has one thread, and is slow
+    if metafunc.definition.get_closest_marker("one_instruction_set"):
+        widest = f"cpu-{detops._C.instruction_set()}"
+        places = [place for place in places if place == widest or not place.startswith("cpu")]
     metafunc.parametrize("device", places, indirect=True)
 
 

@@ -75,6 +75,7 @@ def test_equals_torchvision(device: torch.device, dtype: torch.dtype) -> None:
     assert_equal(anchor_grid(noisy, sizes, strides), torch.cat(generator.grid_anchors(sizes, steps)))
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     def two_levels(first: Tensor, second: Tensor, size: tuple[int, int], stride: int) -> Tensor:
         return anchor_grid([first, second], [size, (2, 1)], [stride, (stride, 3)])

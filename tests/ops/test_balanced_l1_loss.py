@@ -85,6 +85,7 @@ def apart(*shape: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, reduction: str) -> None:
     samples = [Sample((*apart(2), 0.5, 1.5, 1.0, reduction), differentiable=(0, 1))]
     if reduction == "none":  # the order of a sum depends on the layout

@@ -125,6 +125,7 @@ def scattered(n: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["iou", "giou", "diou"])
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, kind: str) -> None:
     samples = [
         Sample((scattered(5).round(decimals=2), scattered(3)), differentiable=(0, 1)),
@@ -135,6 +136,7 @@ def test_operator(device: torch.device, kind: str) -> None:
     check_operator(FUNCTIONS[kind], samples, device, tolerance=8)
 
 
+@pytest.mark.one_instruction_set
 def test_complete_operator(device: torch.device) -> None:
     """Apart from the numeric derivative: the trade-off factor counts as a constant."""
     check_operator(complete_box_iou, [Sample((scattered(5), scattered(3)))], device, tolerance=16)

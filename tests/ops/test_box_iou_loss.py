@@ -109,6 +109,7 @@ def test_agrees_with_torchvision(device: torch.device, kind: str, reduction: str
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("kind", ["giou", "diou"])
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, kind: str, reduction: str) -> None:
     samples = [
         Sample((scattered(5).round(decimals=2), scattered(5), reduction), differentiable=(0, 1)),
@@ -122,6 +123,7 @@ def test_operator(device: torch.device, kind: str, reduction: str) -> None:
         torch.library.opcheck(torch.ops.detops.box_iou_loss_with_gradient.default, args)
 
 
+@pytest.mark.one_instruction_set
 def test_complete_operator(device: torch.device) -> None:
     """Apart from the numeric derivative: the trade-off factor counts as a constant."""
     check_operator(complete_box_iou_loss, [Sample((scattered(5), scattered(5)))], device, tolerance=32)

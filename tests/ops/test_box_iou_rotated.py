@@ -159,6 +159,7 @@ def test_formats_of_box_iou(device: torch.device) -> None:
         torch.testing.assert_close(batch.cpu(), expected.view(2, 15, 20), rtol=0, atol=2e-5)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     boxes = (random_rotated(12) * 8).round().double() / 8
     boxes[:, 2:4] += 1

@@ -88,6 +88,7 @@ def test_agrees_with_torchvision(device: torch.device, dtype: torch.dtype, weigh
     torch.testing.assert_close(decode_boxes(deltas, anchors[:, None], weights), expected, **close)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     ground_truth, anchors, deltas = boxes(5), boxes(5), offsets(5)
     check_operator(

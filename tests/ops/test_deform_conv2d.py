@@ -200,6 +200,7 @@ def test_equal_offsets_shift_the_map(down: int, right: int, halves: bool) -> Non
     torch.testing.assert_close(deform_conv2d(maps, same, weight, padding=1), expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     def sample(args: tuple[Any, ...]) -> Sample:
         return Sample(args, differentiable=tuple(i for i, t in enumerate(args) if isinstance(t, Tensor)))

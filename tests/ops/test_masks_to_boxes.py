@@ -98,6 +98,7 @@ def test_masks_without_pixels_are_counted(device: torch.device) -> None:
     assert masks_to_boxes(masks).tolist() == [[0, 0, 0, 0]] * 2
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     samples = [Sample((blobs(4, 9, 13).double(),)), Sample((torch.zeros(0, 3, 3).double(),))]
     check_operator(masks_to_boxes, samples, device)

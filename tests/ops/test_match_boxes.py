@@ -116,6 +116,7 @@ def test_thresholds_are_compared_in_the_dtype_of_the_overlap(
     assert ious.item() == torch.tensor(high, dtype=dtype).item() and matches.item() == 0
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     samples = [Sample((grid_boxes(5), grid_boxes(90), HIGH, LOW, low_quality)) for low_quality in (False, True)] + [
         Sample((grid_boxes(0), grid_boxes(3), HIGH, LOW)),

@@ -312,6 +312,7 @@ def pooled_of_three(a: Tensor, b: Tensor, c: Tensor, rois: Tensor, size: int, al
     return multi_scale_roi_align([a, b, c], rois, size, SCALES, 2, 8, 1, aligned)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     def sample(shape: tuple[int, int, int, int], k: int, *args: object) -> Sample:
         rois = random_rois(k, shape[0], 12, 12) if k else torch.zeros(0, 5, dtype=torch.float64)

@@ -516,6 +516,7 @@ def exact_boxes(n: int) -> Tensor:
     return torch.cat([corner, corner + torch.randint(1, 60, (n, 2)) / 4], dim=1).double()
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     samples = [
         Sample((exact_boxes(n), torch.randperm(n).double() / 64, threshold), castable=(0, 1))
@@ -524,6 +525,7 @@ def test_operator(device: torch.device) -> None:
     check_operator(nms, samples, device)
 
 
+@pytest.mark.one_instruction_set
 def test_batched_operator(device: torch.device) -> None:
     samples = [
         Sample((exact_boxes(n), torch.randperm(n).double() / 64, torch.arange(n) % 3, 0.3), castable=(0, 1))
@@ -532,6 +534,7 @@ def test_batched_operator(device: torch.device) -> None:
     check_operator(batched_nms, samples, device)
 
 
+@pytest.mark.one_instruction_set
 def test_padded_operator(device: torch.device) -> None:
     boxes, scores = exact_boxes(20), torch.randperm(20).double() / 64
     samples = [

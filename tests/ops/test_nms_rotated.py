@@ -115,6 +115,7 @@ def test_values_without_meaning(device: torch.device) -> None:
         assert len(nms_rotated(dets, scores, threshold)[1]) == len(dets)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     dets = (clusters(30) * 8).round().double() / 8
     dets[:, 2:4] += 1

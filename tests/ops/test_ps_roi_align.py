@@ -51,6 +51,7 @@ def test_by_hand(device: torch.device) -> None:
     assert ps_roi_align(features, box, (1, 2), 1.0, 1).flatten().tolist() == [1.0, 20.0]
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     def features(*shape: int) -> Tensor:
         return torch.randint(-16, 16, shape).double() / 4

@@ -50,6 +50,7 @@ def test_by_hand(device: torch.device) -> None:
     assert ps_roi_pool(features[:, :1], edge, 1).flatten().tolist() == [6.0]
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     def features(*shape: int) -> Tensor:
         return torch.randint(-16, 16, shape).double() / 4

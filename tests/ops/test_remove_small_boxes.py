@@ -96,6 +96,7 @@ def test_any_strides(device: torch.device, dtype: torch.dtype) -> None:
     assert remove_small_boxes(boxes[expected[:1]].expand(40, 4), 5).tolist() == list(range(40))
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     samples = [Sample((torch.tensor(BY_HAND, dtype=torch.float64), 1.5)), Sample((torch.zeros(0, 4).double(), 1.0))]
     check_operator(remove_small_boxes, samples, device)

@@ -124,6 +124,7 @@ def test_agrees_with_torchvision(device: torch.device, dtype: torch.dtype, chann
         torch.testing.assert_close(actual_grad.to("cpu", wide), expected_grad, rtol=tolerance, atol=tolerance * scale)
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     empty_boxes = torch.zeros(0, 5, dtype=torch.float64)
     samples = [

@@ -149,6 +149,7 @@ def test_many_regions(device: torch.device) -> None:
     torch.testing.assert_close(gradient, torch.stack([part[1] for part in parts]).sum(dim=0))
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     rois = random_rois(5, 2, 6, 7)
     empty = torch.zeros(0, 6, dtype=torch.float64)

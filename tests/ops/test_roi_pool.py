@@ -113,6 +113,7 @@ def test_agrees_with_torchvision(device: torch.device, dtype: torch.dtype, chann
     assert torch.equal(actual_grad.cpu(), expected_grad.to(dtype))  # whole numbers: no rounding
 
 
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device) -> None:
     empty_boxes = torch.zeros(0, 5, dtype=torch.float64)
     samples = [

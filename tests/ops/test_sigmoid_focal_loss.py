@@ -139,6 +139,7 @@ def clear_of_kinks(*shape: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, reduction: str) -> None:
     shapes = ((3, 4), (5, 7), (2, 3, 2, 2)) if reduction == "none" else ((2,), (2,), (2, 1))  # no sum's order matters
     samples = [
@@ -154,6 +155,7 @@ def test_operator(device: torch.device, reduction: str) -> None:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_instruction_set
 def test_operator_from_labels(device: torch.device, reduction: str) -> None:
     x = clear_of_kinks(5, 3)[0]
     samples = [

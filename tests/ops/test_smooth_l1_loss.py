@@ -143,6 +143,7 @@ def apart(*shape: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, reduction: str) -> None:
     samples = [
         Sample((*apart(3, 4), 1.0, reduction), differentiable=(0, 1)),

@@ -142,6 +142,7 @@ def test_padded(device: torch.device, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.one_instruction_set
 def test_operator(device: torch.device, method: str) -> None:
     boxes, scores = clustered(9, 3)
     scores = torch.tensor([1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.1875, 0.125])[torch.randperm(9)].double()

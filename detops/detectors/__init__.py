@@ -1,0 +1,43 @@
+"""Reference detectors, built on :mod:`detops.ops`: one paper a file, each from exchangeable parts."""
+
+from typing import Any
+
+from . import convert as convert
+from .detector import Detector as Detector
+from .detector import FixedSizeDetector as FixedSizeDetector
+from .faster_rcnn import fasterrcnn_mobilenet_v3_large_fpn as fasterrcnn_mobilenet_v3_large_fpn
+from .faster_rcnn import fasterrcnn_resnet50_fpn as fasterrcnn_resnet50_fpn
+from .faster_rcnn import fasterrcnn_resnet50_fpn_v2 as fasterrcnn_resnet50_fpn_v2
+from .faster_rcnn import fasterrcnn_vgg16 as fasterrcnn_vgg16
+from .retinanet import retinanet_resnet50_fpn as retinanet_resnet50_fpn
+from .retinanet import retinanet_resnet50_fpn_v2 as retinanet_resnet50_fpn_v2
+from .ssd import ssd300_vgg16 as ssd300_vgg16
+from .ssd import ssdlite320_mobilenet_v3_large as ssdlite320_mobilenet_v3_large
+
+_BUILDERS = (
+    fasterrcnn_mobilenet_v3_large_fpn,
+    fasterrcnn_resnet50_fpn,
+    fasterrcnn_resnet50_fpn_v2,
+    fasterrcnn_vgg16,
+    retinanet_resnet50_fpn,
+    retinanet_resnet50_fpn_v2,
+    ssd300_vgg16,
+    ssdlite320_mobilenet_v3_large,
+)
+
+
+def names() -> list[str]:
+    """What :func:`build` knows."""
+    return [builder.__name__ for builder in _BUILDERS]
+
+
+def build(name: str, **options: Any) -> Detector:
+    """A detector by name; options as the builder of that name.
+
+    Raises:
+        ValueError: If there is no such detector.
+    """
+    for builder in _BUILDERS:
+        if builder.__name__ == name:
+            return builder(**options)
+    raise ValueError(f"expected a detector of {', '.join(names())}, got {name!r}")

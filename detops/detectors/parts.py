@@ -1,0 +1,55 @@
+"""What the builders of detectors share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from .. import backbones
+from ..levels import Levels
+from .convert import Weights
+
+Backbone = str | nn.Module | None
+
+
+def build_backbone(
+    backbone: Backbone,
+    default: str | Callable[..., Levels],
+    strides: Sequence[int],
+    weights: Weights,
+    options: dict[str, Any],
+    *,
+    frozen_stages: int = 2,
+    frozen_batch_norm: bool = True,
+) -> Levels:
+    """The backbone asked for, or a detector's own.
+
+    A detector's options are, for its backbone, as :func:`detops.backbones.build`:
+
+    - ``pretrained_backbone``: fetch published weights; False.
+    - ``frozen_stages``: how many leading stages are not trained. By default, as torchvision's, the first ones of a
+      backbone that comes with weights, none of one that starts from nothing.
+    - ``frozen_batch_norm``: batch normalisation with fixed statistics; by default the like.
+
+    Args:
+        backbone: The detector's argument.
+        default: What None stands for: a name, or what makes it from ``pretrained``, ``frozen_stages`` and
+            ``frozen_batch_norm``.
+        strides: Of the levels wanted, for a name.
+        weights: The detector's argument.
+        options: The detector's; those above are taken out.
+        frozen_stages: Of a backbone with weights, unless the options say otherwise.
+        frozen_batch_norm: As well.
+    """
+    pretrained = options.pop("pretrained_backbone", False)
+    trained = pretrained or weights is not None
+    frozen: dict[str, Any] = {
+        "pretrained": pretrained,
+        "frozen_stages": options.pop("frozen_stages", frozen_stages if trained else 0),
+        "frozen_batch_norm": options.pop("frozen_batch_norm", frozen_batch_norm and trained),
+    }
+    if backbone is not None:
+        return backbones.build(backbone, strides, **frozen)
+    if isinstance(default, str):
+        return backbones.build(default, strides, **frozen)
+    return default(**frozen)

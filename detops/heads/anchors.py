@@ -1,0 +1,105 @@
+"""Where predictions start from: anchors at every location of every level."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import anchor_grid
+
+Sizes = Sequence[Sequence[float]]
+
+
+class AnchorGenerator(nn.Module):
+    """Anchors of several sizes and shapes around the corner of each location, as torchvision's.
+
+    "Faster R-CNN" (https://arxiv.org/abs/1506.01497), section 3.1.1.
+
+    Args:
+        sizes: Of each level the square roots of the anchors' areas, in pixels.
+        aspect_ratios: Height over width of each level's anchors; or of every level's, if there is one entry.
+    """
+
+    def __init__(self, sizes: Sizes, aspect_ratios: Sizes = ((0.5, 1.0, 2.0),)) -> None:
+        super().__init__()
+        ratios = list(aspect_ratios) * len(sizes) if len(aspect_ratios) == 1 else list(aspect_ratios)
+        self.per_location = [len(s) * len(r) for s, r in zip(sizes, ratios, strict=True)]
+        for i, (size, ratio) in enumerate(zip(sizes, ratios, strict=True)):
+            self.register_buffer(f"cells_{i}", cell_anchors(size, ratio), persistent=False)
+
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Anchors of all levels, (N, 4), in pixels of the batch; in float32 for half-precision features."""
+        sizes = [(f.shape[2], f.shape[3]) for f in features]
+        strides = [(image_size[0] // h, image_size[1] // w) for h, w in sizes]
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        cells = [self.get_buffer(f"cells_{i}").to(dtype) for i in range(len(features))]
+        return anchor_grid(cells, sizes, strides)
+
+
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
+    """Anchors around (0, 0), (len(aspect_ratios) * len(sizes), 4), rounded to whole pixels."""
+    side = torch.as_tensor(sizes, dtype=torch.float32)
+    tall = torch.as_tensor(aspect_ratios, dtype=torch.float32).sqrt()
+    widths, heights = ((1 / tall)[:, None] * side).flatten(), (tall[:, None] * side).flatten()
+    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+
+
+class DefaultBoxes(nn.Module):
+    """SSD's anchors, which grow from level to level (https://arxiv.org/abs/1512.02325, section 2.2), as torchvision's.
+
+    Args:
+        aspect_ratios: Of each level the ratios that, beside 1, its boxes have; each also upside down.
+        min_ratio: Side of the first level's boxes over the image's.
+        max_ratio: Of the last level's.
+        scales: Sides of each level's boxes and of one more, in place of the two ratios.
+        steps: Pixels from one location of a level to the next; None: the image's over the level's size.
+    """
+
+    def __init__(
+        self,
+        aspect_ratios: Sizes,
+        min_ratio: float = 0.15,
+        max_ratio: float = 0.9,
+        scales: Sequence[float] | None = None,
+        steps: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        levels = len(aspect_ratios)
+        if scales is None:
+            growth = (max_ratio - min_ratio) / max(1, levels - 1)
+            scales = [*(min_ratio + growth * k for k in range(levels)), 1.0]
+        for name, values, expected in (("scales", scales, levels + 1), ("steps", steps, levels)):
+            if values is not None and len(values) != expected:
+                raise ValueError(f"DefaultBoxes: expected {name} of {expected} levels, got {len(values)}")
+        self.scales, self.steps = list(scales), steps
+        self.per_location = [2 + 2 * len(ratios) for ratios in aspect_ratios]
+        for i, ratios in enumerate(aspect_ratios):
+            self.register_buffer(f"sizes_{i}", _default_sizes(scales[i], scales[i + 1], ratios), persistent=False)
+
+    def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        """Boxes of all levels, (N, 4), in pixels of the batch; in float32 for half-precision features."""
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        height, width = image_size
+        boxes = []
+        for i, feature in enumerate(features):
+            sizes = self.get_buffer(f"sizes_{i}")
+            rows, columns = feature.shape[2:] if self.steps is None else (side / self.steps[i] for side in image_size)
+            y, x = (
+                (torch.arange(n, device=feature.device) + 0.5) / cells
+                for n, cells in zip(feature.shape[2:], (rows, columns), strict=True)
+            )
+            centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 1, 2).to(dtype)
+            half = 0.5 * sizes.float().to(dtype)
+            boxes.append(torch.cat([centres - half, centres + half], dim=2).view(-1, 4))
+        return torch.cat(boxes) * torch.tensor([width, height, width, height], device=features[0].device)
+
+
+def _default_sizes(scale: float, next_scale: float, aspect_ratios: Sequence[float]) -> Tensor:
+    """Widths and heights over the image's, (2 + 2 * len(aspect_ratios), 2)."""
+    between = math.sqrt(scale * next_scale)
+    sizes = [(scale, scale), (between, between)]
+    for ratio in aspect_ratios:
+        wide, narrow = scale * math.sqrt(ratio), scale / math.sqrt(ratio)
+        sizes += [(wide, narrow), (narrow, wide)]
+    return torch.tensor(sizes, dtype=torch.float32).clamp(max=1)
