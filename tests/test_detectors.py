@@ -112,7 +112,7 @@ def test_fixed_size_finds_the_same(name: str) -> None:
     assert boxes.shape[:2] == scores.shape == labels.shape
     for i, image in enumerate(found):
         n = int(number[i])
-        assert n == len(image["boxes"]) > 5
+        assert n == len(image["boxes"]) > 2
         torch.testing.assert_close(boxes[i, :n], image["boxes"], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(scores[i, :n], image["scores"])
         assert labels[i, :n].equal(image["labels"])

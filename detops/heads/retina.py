@@ -18,6 +18,7 @@ from .layers import (
     conv_block,
     decode_in_images,
     gather_rows,
+    image_rows,
     initialise_normal,
     rows,
 )
@@ -102,10 +103,10 @@ class RetinaNetHead(Head):
         losses = []
         start = 0
         for level in logits:
-            scores = rows(level, self.num_classes)
-            end = start + scores.shape[1]
-            for image, label, count in zip(scores, labels, objects, strict=True):
-                losses.append(sigmoid_focal_loss_from_labels(image, label[start:end], reduction="sum") / count)
+            end = start + level[0].numel() // self.num_classes
+            for image, label, count in zip(level, labels, objects, strict=True):
+                scores = image_rows(image, self.num_classes)
+                losses.append(sigmoid_focal_loss_from_labels(scores, label[start:end], reduction="sum") / count)
             start = end
         return torch.stack(losses).sum() / len(targets)
 

@@ -33,18 +33,17 @@ def test_as_many_parameters_as_published(name: str) -> None:
 @pytest.mark.parametrize("name", pairs.NAMES)
 def test_detections(name: str) -> None:
     theirs, ours = pairs.pair(name)
-    batches = [pairs.images(SIZES[0]), pairs.images(*SIZES)]
+    images = pairs.images(*SIZES)
     with torch.no_grad():
-        for images in batches:
-            for mine, wanted in zip(ours(images), theirs(images), strict=True):
-                mine, wanted = _ties_in_order(mine), _ties_in_order(wanted)
-                assert len(wanted["boxes"]) > 20
-                torch.testing.assert_close(mine["labels"], wanted["labels"], rtol=0, atol=0)
-                torch.testing.assert_close(mine["boxes"], wanted["boxes"], rtol=0, atol=1e-6)
-                torch.testing.assert_close(mine["scores"], wanted["scores"], rtol=0, atol=1e-6)
+        for mine, wanted in zip(ours(images), theirs(images), strict=True):
+            mine, wanted = _ties_in_order(mine), _ties_in_order(wanted)
+            assert len(wanted["boxes"]) > 20
+            torch.testing.assert_close(mine["labels"], wanted["labels"], rtol=0, atol=0)
+            torch.testing.assert_close(mine["boxes"], wanted["boxes"], rtol=0, atol=1e-6)
+            torch.testing.assert_close(mine["scores"], wanted["scores"], rtol=0, atol=1e-6)
 
         theirs.float(), ours.float()
-        images = [image.float() for image in batches[-1]]
+        images = [image.float() for image in images]
         for mine, wanted in zip(ours(images), theirs(images), strict=True):
             _assert_found(mine, wanted)
             _assert_found(wanted, mine)
@@ -68,8 +67,8 @@ def test_losses(name: str) -> None:
 @pytest.mark.parametrize("name", pairs.NAMES)
 def test_training_together(name: str, steps: int) -> None:
     theirs, ours = (model.train() for model in pairs.pair(name))
-    size = (96, 110)
-    images, targets = pairs.images(size), [pairs.target(size, 3)]
+    sizes = [(96, 110), (80, 90)][: 2 if "ssdlite" in name else 1]  # its last map is a pixel, too little to normalise
+    images, targets = pairs.images(*sizes), [pairs.target(size, 3) for size in sizes]
     optimisers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (theirs, ours)]
     totals: list[list[float]] = [[], []]
     for step in range(steps):
