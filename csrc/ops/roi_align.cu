@@ -1,5 +1,5 @@
 #include "roi_align.h"
-#include "roi_kernels.h"
+#include "roi_tap_kernels.h"
 
 // One kernel finds each region's taps, axis by axis, merged where samples meet in a pixel; a second one reads them for
 // all channels. 1,000 regions of 12 x 12 pixels, 256 channels, 7 x 7 bins of 2 x 2 samples, to float32: a thread a bin
@@ -13,108 +13,10 @@
 // touches, 3 of 16 x 16 pixels: 150 MB out of the L2, and some 3 products for each of its 144 pixels and 256 channels.
 namespace detops {
 namespace {
-struct Larger {
-  template <typename V>
-  DETOPS_D V operator()(V a, V b) const {
-    return max(a, b);
-  }
-};
-
-template <typename A>
-struct TapsArgs {
-  RoiAlignGrid grid;
-  RoiAlignTables<A> tables;
-};
-
-// The taps of one axis of region k; a warp's lanes take a bin each. What two bins share, the later one's first pixels,
-// is listed once. Returns the span.
-template <typename A, typename G>
-DETOPS_D RoiSpan find_taps(const RoiAlignAxisTable<A>& table, const RoiAlignAxis<G>& axis, int64_t k) {
-  Taps* taps_of_bins = table.bins + k * table.num_bins;
-  const int64_t part = k * table.capacity;
-  int begin = -1, last = -1, touched = 0, used = 0;  // by the bins before
-  for (int64_t first_bin = 0; first_bin < table.num_bins; first_bin += kWarp) {
-    const int64_t i = first_bin + lane_id();  // in the order in which pixels ascend
-    const int64_t bin = axis.bin < G(0) ? table.num_bins - 1 - i : i;
-    int own[2] = {-1, -1}, own_last = -1, count = 0;
-    const auto visit = [&](const auto& fn) {
-      if (i < table.num_bins) for_each_pixel<A>(axis, bin, table.num_bins, table.size, fn);
-    };
-    visit([&](int64_t pixel, A) {
-      own_last = static_cast<int>(pixel);
-      if (count == 0) own[0] = own_last;
-      if (count == 1) own[1] = own_last;
-      ++count;
-    });
-    const int earlier = warp_scan(own_last, last, Larger{});
-    const int shared = (count > 0 && own[0] <= earlier) + (count > 1 && own[1] <= earlier);
-    const int place = warp_scan(count, used, Plus{}), position = warp_scan(count - shared, touched, Plus{}) - shared;
-    const unsigned nonempty = ballot(count > 0);
-    if (begin < 0 && nonempty != 0) begin = __shfl_sync(kAllLanes, own[0], __ffs(static_cast<int>(nonempty)) - 1);
-    if (i < table.num_bins) taps_of_bins[bin] = {position, count, part + place};
-    int n = 0;
-    visit([&](int64_t pixel, A weight) {
-      table.weights[part + place + n] = weight;
-      if (n >= shared) table.pixels[part + position + n] = static_cast<int32_t>(pixel);
-      ++n;
-    });
-  }
-  return {max(begin, 0), last + 1, touched};
-}
-
-// The other way round: which bins take each pixel, one pixel a lane.
-template <typename A>
-DETOPS_D void transpose_taps(const RoiAlignAxisTable<A>& table, const RoiSpan& span, int64_t k) {
-  const Taps* taps_of_bins = table.bins + k * table.num_bins;
-  Taps* by_pixel = table.by_pixel + k * table.size;
-  const int64_t part = k * table.capacity;
-  for (int pixel = span.begin + lane_id(); pixel < span.end; pixel += kWarp) by_pixel[pixel] = {0, 0, 0};
-  __syncwarp();
-  int used = 0;
-  for (int first = 0; first < span.touched; first += kWarp) {
-    const int position = first + lane_id();
-    int first_bin = 0, count = 0;
-    for (int64_t bin = 0; bin < table.num_bins; ++bin) {
-      const Taps taps = taps_of_bins[bin];
-      if (position < taps.first || position >= taps.first + taps.count) continue;
-      if (count++ == 0) first_bin = static_cast<int>(bin);
-    }
-    const int64_t place = part + warp_scan(count, used, Plus{});
-    if (position < span.touched) by_pixel[table.pixels[part + position]] = {first_bin, count, place};
-    for (int n = 0; n < count; ++n) {
-      const Taps taps = taps_of_bins[first_bin + n];
-      table.weights_from_pixel[place + n] = table.weights[taps.weights + position - taps.first];
-    }
-  }
-}
-
-// A warp an axis of a region.
-template <typename A, typename G, bool kForGradient>
-__global__ void __launch_bounds__(kThreads, 2) find_taps_kernel(TapsArgs<A> a) {
-  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarps + warp_id(), k = warp / 2;
-  if (k >= a.tables.num_rois) return;
-  const Roi<G> roi = a.tables.rois.template load<G>(k, a.tables.num_images);
-  const bool is_x = warp % 2 == 1;
-  const RoiAlignAxisTable<A>& table = a.tables.axes[is_x];
-  RoiAlignAxis<G> axis = is_x ? a.grid.columns(roi.box.x1, roi.box.x2) : a.grid.rows(roi.box.y1, roi.box.y2);
-  if (roi.image < 0) axis.samples = 0;
-  const RoiSpan span = find_taps(table, axis, k);
-  if (lane_id() == 0) {
-    table.spans[k] = span;
-    if (!is_x) a.tables.images[k] = roi.image;
-  }
-  __syncwarp();
-  if (kForGradient) transpose_taps(table, span, k);
-}
-
 template <bool kForGradient, typename A>
-void launch_find_taps(const char* op, const RoiAlignGrid& grid, bool wide, const RoiAlignTables<A>& tables,
-                      void* stream) {
-  const Grid blocks{(2 * tables.num_rois + kWarps - 1) / kWarps, kThreads};
-  if (wide) return launch(op, find_taps_kernel<A, double, kForGradient>, blocks, stream, {grid, tables});
-  if constexpr (!std::is_same_v<A, double>) {
-    launch(op, find_taps_kernel<A, float, kForGradient>, blocks, stream, {grid, tables});
-  }
+void find_all_taps(const char* op, const RoiAlignGrid& grid, bool wide, const TapsTables<A>& tables, void* stream) {
+  if (wide) return launch_find_taps<double, kForGradient>(op, grid, tables, stream);
+  if constexpr (!std::is_same_v<A, double>) launch_find_taps<float, kForGradient>(op, grid, tables, stream);
 }
 
 // Of pooling.
@@ -129,7 +31,7 @@ struct Mean {
   using Bin = Taps;
   using Column = Channels<A, kCount>;
   using Sum = Column;
-  RoiAlignTables<A> tables;
+  TapsTables<A> tables;
 
   DETOPS_D int columns(int64_t roi) const { return tables.x().spans[roi].touched; }
   DETOPS_D ColumnRange range(int64_t, const Taps& taps) const { return {taps.first, taps.first + taps.count}; }
@@ -162,7 +64,7 @@ struct MeanGradient {
   static constexpr int kResident = kResidentSums<A>;
   using Output = T;
   using Sums = Channels<A, kCount>;
-  RoiAlignTables<A> tables;
+  TapsTables<A> tables;
   Maps<const T> grad;
 
   DETOPS_D void add(int64_t roi, int64_t channel, int channels, int64_t y, int64_t x, Sums& sums) const {
@@ -187,27 +89,43 @@ struct MeanGradient {
 }  // namespace
 
 template <typename T>
-void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
-                    const Maps<const T>& input, const Maps<T>& output, void* stream) {
-  const char* op = "roi_align";
-  launch_find_taps<false>(op, grid, wide, tables, stream);
+void pool_means_cuda(const char* op, const TapsTables<acc_t<T>>& tables, const Maps<const T>& input,
+                     const Maps<T>& output, void* stream) {
   dispatch_layout([&](auto layout) { launch_pool(op, Mean<layout(), T>{tables}, input, output, stream); }, input,
                   output);
 }
 
 template <typename T>
-void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
-                             const Maps<const T>& grad, const Maps<T>& output, void* stream) {
-  const char* op = "roi_align_backward";
-  launch_find_taps<true>(op, grid, wide, tables, stream);
+void gather_means_cuda(const char* op, const TapsTables<acc_t<T>>& tables, const Maps<const T>& grad,
+                       const Maps<T>& output, void* stream) {
   dispatch_layout([&](auto layout) { launch_gather(op, MeanGradient<layout(), T>{tables, grad}, output, stream); },
                   grad, output);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template void roi_align_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&, const Maps<const T>&, \
-                                  const Maps<T>&, void*);                                                           \
-  template void roi_align_backward_cuda<T>(const RoiAlignGrid&, bool, const RoiAlignTables<acc_t<T>>&,              \
+template <typename T>
+void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const TapsTables<acc_t<T>>& tables, const Maps<const T>& input,
+                    const Maps<T>& output, void* stream) {
+  const char* op = "roi_align";
+  find_all_taps<false>(op, grid, wide, tables, stream);
+  pool_means_cuda(op, tables, input, output, stream);
+}
+
+template <typename T>
+void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const TapsTables<acc_t<T>>& tables,
+                             const Maps<const T>& grad, const Maps<T>& output, void* stream) {
+  const char* op = "roi_align_backward";
+  find_all_taps<true>(op, grid, wide, tables, stream);
+  gather_means_cuda(op, tables, grad, output, stream);
+}
+
+#define INSTANTIATE(T)                                                                                               \
+  template void pool_means_cuda<T>(const char*, const TapsTables<acc_t<T>>&, const Maps<const T>&, const Maps<T>&,   \
+                                   void*);                                                                           \
+  template void gather_means_cuda<T>(const char*, const TapsTables<acc_t<T>>&, const Maps<const T>&, const Maps<T>&, \
+                                     void*);                                                                         \
+  template void roi_align_cuda<T>(const RoiAlignGrid&, bool, const TapsTables<acc_t<T>>&, const Maps<const T>&,      \
+                                  const Maps<T>&, void*);                                                            \
+  template void roi_align_backward_cuda<T>(const RoiAlignGrid&, bool, const TapsTables<acc_t<T>>&,                   \
                                            const Maps<const T>&, const Maps<T>&, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -22,29 +22,19 @@ struct RoiAlignGrid {
 
 // ---- CUDA ----------------------------------------------------------------------------------------------------------
 
-// Taps of bins refer to the list of touched pixels, those of pixels to bins.
-template <typename A>
-struct RoiAlignAxisTable : RoiAxisTable<Taps> {
-  int64_t capacity;       // of a region's part in each of these
-  int32_t* pixels;        // touched, ascending
-  A* weights;             // of bins
-  A* weights_from_pixel;  // null unless for a gradient
-
-  void place(Arena& arena, int64_t num_rois, bool for_gradient) {
-    RoiAxisTable<Taps>::place(arena, num_rois, for_gradient);
-    pixels = arena.take<int32_t>(num_rois * capacity);
-    weights = arena.take<A>(num_rois * capacity);
-    weights_from_pixel = for_gradient ? arena.take<A>(num_rois * capacity) : nullptr;
-  }
-};
-template <typename A>
-using RoiAlignTables = RoiTables<RoiAlignAxisTable<A>>;
+// Bins by the tables, which kernels launched before have filled; and, from those for a gradient, its gathering.
+template <typename T>
+void pool_means_cuda(const char* op, const TapsTables<acc_t<T>>& tables, const Maps<const T>& input,
+                     const Maps<T>& output, void* stream);
+template <typename T>
+void gather_means_cuda(const char* op, const TapsTables<acc_t<T>>& tables, const Maps<const T>& grad,
+                       const Maps<T>& output, void* stream);
 
 // Geometry is float64 if `wide`. The tables' memory is for these calls to fill.
 template <typename T>
-void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
-                    const Maps<const T>& input, const Maps<T>& output, void* stream);
+void roi_align_cuda(const RoiAlignGrid& grid, bool wide, const TapsTables<acc_t<T>>& tables, const Maps<const T>& input,
+                    const Maps<T>& output, void* stream);
 template <typename T>
-void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const RoiAlignTables<acc_t<T>>& tables,
+void roi_align_backward_cuda(const RoiAlignGrid& grid, bool wide, const TapsTables<acc_t<T>>& tables,
                              const Maps<const T>& grad, const Maps<T>& output, void* stream);
 }  // namespace detops

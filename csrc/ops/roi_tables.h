@@ -1,6 +1,7 @@
 // What is found out about regions, axis by axis, before a map is read: which pixels each bin takes and, for the
 // gradient, which bins take each pixel.
 #pragma once
+#include <array>
 #include <cstdint>
 
 #include "raw_rois.h"
@@ -68,4 +69,36 @@ struct RoiTables {
     for (Axis& axis : axes) axis.place(arena, num_rois, for_gradient);
   }
 };
+
+// Bins that are weighted sums of pixels. Taps of bins refer to the list of touched pixels, those of pixels to bins.
+template <typename A>
+struct TapsTable : RoiAxisTable<Taps> {
+  int64_t capacity;       // of a region's part in each of these
+  int32_t* pixels;        // touched, ascending
+  A* weights;             // of bins
+  A* weights_from_pixel;  // null unless for a gradient
+
+  void place(Arena& arena, int64_t num_rois, bool for_gradient) {
+    RoiAxisTable<Taps>::place(arena, num_rois, for_gradient);
+    pixels = arena.take<int32_t>(num_rois * capacity);
+    weights = arena.take<A>(num_rois * capacity);
+    weights_from_pixel = for_gradient ? arena.take<A>(num_rois * capacity) : nullptr;
+  }
+};
+template <typename A>
+using TapsTables = RoiTables<TapsTable<A>>;
+
+// For bins of which each shares at most two pixels with those before it, (height, width) of them on maps of `sizes`;
+// the memory still missing.
+template <typename A>
+TapsTables<A> taps_tables(const RawRois& rois, int64_t images, const std::array<int64_t, 2>& bins,
+                          const std::array<int64_t, 2>& sizes) {
+  TapsTables<A> tables{rois, rois.rows.size, images, nullptr, {}};
+  for (int i = 0; i < 2; ++i) {
+    tables.axes[i].num_bins = bins[i];
+    tables.axes[i].size = sizes[i];
+    tables.axes[i].capacity = sizes[i] + 2 * bins[i];
+  }
+  return tables;
+}
 }  // namespace detops

@@ -105,25 +105,24 @@ DETOPS_HD void pack_until(const Maps<const T>& input, const Task& task, Band ban
 }
 
 // Regions straight from the map, all channels.
-template <typename V, typename T, typename Regions>
-DETOPS_HD void pool_direct(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
-                           V* sums, V* bins) {
+template <typename V, typename T, typename Regions, typename Visit>
+DETOPS_HD void visit_direct(const Regions& regions, const Maps<const T>& input, const Task& task, V* memory,
+                            const Visit& visit) {
   constexpr int64_t kLanes = kChannels<V>;
   for (int64_t i = task.group.begin; i < task.group.end; ++i) {
     const int64_t roi = regions.order.rois[i];
     for (int64_t next = 0; next < input.channels; next += kLanes) {
       const int64_t c = std::min(next, input.channels - kLanes);
       const Rows<const T> map{input.at(task.group.image, c), input.row_stride, input.pixel_stride, kAllRows};
-      regions.template pool<V>(roi, map, sums, bins);
-      store_bins<V>(output, roi, c, kLanes, bins, bins + output.height * output.width);
+      visit(roi, map, c, kLanes, memory);
     }
   }
 }
 
 // One vector of channels through a slab.
-template <typename V, typename A, typename T, typename Regions>
-DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
-                           V* sums, V* bins, const Rows<V>& slab) {
+template <typename V, typename A, typename T, typename Regions, typename Visit>
+DETOPS_HD void visit_packed(const Regions& regions, const Maps<const T>& input, const Task& task, V* memory,
+                            const Rows<V>& slab, const Visit& visit) {
   constexpr int64_t kLanes = kChannels<V>;
   const int64_t channels = std::min(kLanes, input.channels - task.channel);
   const Rows<const A> map{reinterpret_cast<const A*>(slab.data), slab.stride * kLanes, kLanes, slab.mask};
@@ -131,16 +130,17 @@ DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, c
   for (int64_t i = task.group.begin; i < task.group.end; ++i) {
     const int64_t roi = regions.order.rois[i];
     pack_until<V>(input, task, regions.rows(roi), slab, packed);
-    regions.template pool<V>(roi, map, sums, bins);
-    store_bins<V>(output, roi, task.channel, channels, bins, bins + output.height * output.width);
+    visit(roi, map, task.channel, channels, memory);
   }
 }
 
-// output[k] = the bins of region k. Every region's image must be one of the input.
-template <typename A, typename T, typename Regions>
-void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps<T>& output) {
+// Calls visit(k, rows, channel, channels, memory) for each region and vector of channels, some of which may come twice,
+// with rows of the map, or of a slab, and `vectors_needed` vectors of working space. Every region's image must be one
+// of the input.
+template <typename A, typename T, typename Regions, typename Visit>
+void visit_regions(const Regions& regions, const Maps<const T>& input, int64_t workers, int64_t vectors_needed,
+                   const Visit& visit) {
   const Arrangement by = arrange<A>(input.channels, input.width, regions.longest_span(), input.interleaved());
-  const int64_t workers = workers_for(output.size, output.channels, output.height * output.width);
   const std::vector<RoiGroup>& groups = regions.order.groups;
   std::vector<TouchedPixels> touched;
   if (by.packed) touched = touched_pixels(regions, groups, input.height, input.width);
@@ -158,25 +158,38 @@ void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps
       }
     }
   }
-  const int64_t bins = 2 * output.height * output.width, slab = by.packed ? by.slab_rows * input.width : 0;
-  const int64_t needed = (regions.sums() + bins + slab) * by.lanes;
+  const int64_t slab_pixels = by.packed ? by.slab_rows * input.width : 0;
   std::vector<Scratch<A>> scratch(workers);
-  for (Scratch<A>& memory : scratch) memory = Scratch<A>(needed);
+  for (Scratch<A>& memory : scratch) memory = Scratch<A>((vectors_needed + slab_pixels) * by.lanes);
   run_tasks(static_cast<int64_t>(tasks.size()), workers, [&](int64_t i, int64_t worker) {
     A* memory = scratch[worker].get();
     simd_fused([&](auto isa) DETOPS_INLINE {
       using V = Vec<decltype(isa), A>;
-      V* sums = reinterpret_cast<V*>(memory);
+      V* vectors = reinterpret_cast<V*>(memory);
       if (by.lanes == 1) {
-        pool_direct<A>(regions, input, output, tasks[i], memory, memory + regions.sums());
+        visit_direct<A>(regions, input, tasks[i], memory, visit);
       } else if (by.packed) {
-        const Rows<V> slab{sums + regions.sums() + bins, input.width, 1, by.slab_rows - 1};
-        pool_packed<V, A>(regions, input, output, tasks[i], sums, sums + regions.sums(), slab);
+        const Rows<V> slab{vectors + vectors_needed, input.width, 1, by.slab_rows - 1};
+        visit_packed<V, A>(regions, input, tasks[i], vectors, slab, visit);
       } else {
-        pool_direct<V>(regions, input, output, tasks[i], sums, sums + regions.sums());
+        visit_direct<V>(regions, input, tasks[i], vectors, visit);
       }
     });
   });
+}
+
+// output[k] = the bins of region k.
+template <typename A, typename T, typename Regions>
+void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps<T>& output) {
+  const int64_t bins = output.height * output.width;
+  const int64_t workers = workers_for(output.size, output.channels, bins);
+  visit_regions<A>(regions, input, workers, regions.sums() + 2 * bins,
+                   [&](int64_t roi, const auto& rows, int64_t channel, int64_t channels, auto* sums) DETOPS_INLINE {
+                     using V = std::decay_t<decltype(*sums)>;
+                     V* const pooled = sums + regions.sums();
+                     regions.template pool<V>(roi, rows, sums, pooled);
+                     store_bins<V>(output, roi, channel, channels, pooled, pooled + bins);
+                   });
 }
 
 // Gradient of one vector of channels in a band of rows. A row of the slab is cleared before the first region that adds
