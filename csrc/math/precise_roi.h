@@ -29,45 +29,41 @@ DETOPS_HD PreciseRoiAxis<A> precise_roi_axis(A low, A high, A spatial_scale) {
 template <typename A>
 struct HatMean {
   A value, by_low, by_high;
-
-  // Adds the part of a bin, of `length` from `low`, that lies between a and b, where the hat of pixel 0 is 1 - |x|, one
-  // slope. Moving an edge moves every point in proportion to its distance from the other edge: exact however short the
-  // bin, where a difference quotient would cancel.
-  DETOPS_HD void add(A low, A length, A a, A b, A slope) {
-    if (!(b > a)) return;
-    const A share = (b - a) / length, middle = a + (b - a) / A(2), way = (middle - low) / length;
-    value += share * (A(1) + slope * middle);
-    by_low += slope * share * (A(1) - way);
-    by_high += slope * share * way;
-  }
 };
 
-// The same of a bin so short that its edges are rounded to one point.
+// Of a bin from low to high, the part that lies on one slope, 1 or -1, of the hat over `pixel`: between a and b. Moving
+// an edge of the bin moves every point in proportion to its distance from the other edge: exact however short the bin,
+// where a difference quotient would cancel.
 template <typename A>
-DETOPS_HD HatMean<A> hat_at(A x) {
-  const A slope = x < A(0) ? A(1) : A(-1);
-  return {A(1) + slope * x, slope / A(2), slope / A(2)};
+DETOPS_HD void add_slope(A low, A high, A pixel, A a, A b, A slope, HatMean<A>& mean) {
+  if (!(b > a)) return;
+  const A length = high - low, share = (b - a) / length, middle = a + (b - a) / A(2), way = (middle - low) / length;
+  mean.value += share * (A(1) + slope * (middle - pixel));
+  mean.by_low += slope * share * (A(1) - way);
+  mean.by_high += slope * share * way;
+}
+
+template <typename A>
+DETOPS_HD HatMean<A> hat_mean(A low, A high, A pixel) {
+  if (!(high > low)) {  // a bin so short that its edges are rounded to one point
+    const A slope = low < pixel ? A(1) : A(-1);
+    return {A(1) + slope * (low - pixel), slope / A(2), slope / A(2)};
+  }
+  HatMean<A> mean{};
+  add_slope(low, high, pixel, max(low, pixel - A(1)), min(high, pixel), A(1), mean);
+  add_slope(low, high, pixel, max(low, pixel), min(high, pixel + A(1)), A(-1), mean);
+  return mean;
 }
 
 // Calls fn(pixel, HatMean) for each pixel on the map whose hat overlaps a bin, in ascending order. None does where the
 // region has no length, or an edge that is no number. Bins that share a pixel are neighbours.
 template <typename A, typename Fn>
 DETOPS_HD void for_each_hat(const PreciseRoiAxis<A>& axis, int64_t bin, int64_t bins, int64_t size, const Fn& fn) {
-  const A low = axis.edge(bin, bins), high = axis.edge(bin + 1, bins), length = high - low;
+  const A low = axis.edge(bin, bins), high = axis.edge(bin + 1, bins);
   if (!(axis.length > A(0) && low < static_cast<A>(size) && high > A(-1))) return;
   const auto first = static_cast<int64_t>(std::floor(max(low, A(0))));
   const auto last = static_cast<int64_t>(std::ceil(min(high, static_cast<A>(size - 1))));
-  for (int64_t pixel = first; pixel <= last; ++pixel) {
-    const A from = low - static_cast<A>(pixel), to = high - static_cast<A>(pixel);
-    HatMean<A> hat{};
-    if (length > A(0)) {
-      hat.add(from, length, max(from, A(-1)), min(to, A(0)), A(1));
-      hat.add(from, length, max(from, A(0)), min(to, A(1)), A(-1));
-    } else {
-      hat = hat_at(from);
-    }
-    fn(pixel, hat);
-  }
+  for (int64_t pixel = first; pixel <= last; ++pixel) fn(pixel, hat_mean(low, high, static_cast<A>(pixel)));
 }
 
 // Calls fn(pixel, weight) with these means as a W: a bin's weights.

@@ -31,10 +31,10 @@ def prroi_pool(input: Tensor, rois: Tensor, output_size: int | Sequence[int], sp
 
     Returns:
         (K, C, PH, PW), dtype of ``input``, channels_last if ``input`` is. Sums in float32 or better. A region without
-        area, a reversed one, and one whose edges or size are NaN or infinite is zero, as is its gradient. Differentiable
-        once, in ``input`` and in the coordinates (where an edge lies on a pixel: the derivative towards the inside); the
-        gradients are the same from run to run and for any number of threads. On a GPU, where values cannot be checked, a
-        region of an impossible image is zero and passes no gradient.
+        area, a reversed one, and one with an edge or a size that is NaN or infinite is zero, as is its gradient.
+        Differentiable once, in ``input`` and in the coordinates (where an edge lies on a pixel: the derivative towards
+        the inside). Gradients are the same from run to run and for any number of threads. On a GPU, where values cannot
+        be checked, a region of an impossible image is zero and passes no gradient.
 
     Raises:
         RuntimeError: If a shape, dtype or device is not as above, or, on the CPU, an image index not in 0...N-1.
