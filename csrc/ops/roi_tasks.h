@@ -181,12 +181,12 @@ void visit_regions(const Regions& regions, const Maps<const T>& input, int64_t w
 // output[k] = the bins of region k.
 template <typename A, typename T, typename Regions>
 void pool_regions(const Regions& regions, const Maps<const T>& input, const Maps<T>& output) {
-  const int64_t bins = output.height * output.width;
+  const int64_t bins = output.height * output.width, sums_needed = regions.sums();
   const int64_t workers = workers_for(output.size, output.channels, bins);
-  visit_regions<A>(regions, input, workers, regions.sums() + 2 * bins,
+  visit_regions<A>(regions, input, workers, sums_needed + 2 * bins,
                    [&](int64_t roi, const auto& rows, int64_t channel, int64_t channels, auto* sums) DETOPS_INLINE {
                      using V = std::decay_t<decltype(*sums)>;
-                     V* const pooled = sums + regions.sums();
+                     V* const pooled = sums + sums_needed;
                      regions.template pool<V>(roi, rows, sums, pooled);
                      store_bins<V>(output, roi, channel, channels, pooled, pooled + bins);
                    });
