@@ -93,6 +93,7 @@ CALLS: dict[str, list[Call]] = {
         lambda i: ops.nms_padded(i.boxes.detach(), i.scores.detach(), 0.5, 8, score_threshold=0.4),
     ],
     "nms_rotated": [lambda i: ops.nms_rotated_padded(i.rotated.detach(), i.scores.detach(), 0.5, 8, i.classes)],
+    "prroi_pool": [lambda i: ops.prroi_pool(i.features, torch.cat([i.images, i.boxes], dim=1), 3, 0.25)],
     "ps_roi_align": [lambda i: ops.ps_roi_align(i.features, i.rois, 2, 0.25, 2)],
     "ps_roi_pool": [lambda i: ops.ps_roi_pool(i.features, i.rois, 2, 0.25)],
     "remove_small_boxes": [lambda i: ops.remove_small_boxes(i.boxes.detach(), 9.0)],

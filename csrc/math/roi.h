@@ -10,6 +10,8 @@ template <typename A>
 struct RoiAlignAxis {
   A start, bin;     // where the first bin begins; size of a bin, negative if the region is reversed
   int64_t samples;  // per bin
+
+  DETOPS_HD bool reversed() const { return bin < A(0); }
 };
 
 // More samples than this a bin are taken for none: the box is no box, and no map is so large.
@@ -62,7 +64,7 @@ DETOPS_HD SampleRange samples_on_map(const RoiAlignAxis<A>& axis, int64_t bin, i
 template <typename W, typename A, typename Fn>
 DETOPS_HD void for_each_pixel(const RoiAlignAxis<A>& axis, int64_t bin, int64_t bins, int64_t size, const Fn& fn) {
   constexpr int64_t kFew = 8;
-  const bool reversed = axis.bin < A(0);
+  const bool reversed = axis.reversed();
   const A share = A(1) / static_cast<A>(axis.samples);
   A previous = A(-2);  // off the map, as is what lies before it or is NaN
   if (bin != (reversed ? bins - 1 : 0)) {

@@ -41,9 +41,9 @@ double least_area(double level, const CanonicalLevel& canonical) {
 
 double level_of_scale(double scale) { return -std::round(std::log2(scale)); }
 
-RoiAlignPyramid pyramid_maps(const std::vector<double>& scales, const std::vector<int64_t>& sizes, int64_t images,
-                             const Tensor& rois, const CanonicalLevel& canonical) {
-  RoiAlignPyramid maps{};
+ScaledPyramid pyramid_maps(const std::vector<double>& scales, const std::vector<int64_t>& sizes, int64_t images,
+                           const Tensor& rois, const CanonicalLevel& canonical) {
+  ScaledPyramid maps{};
   maps.images = images;
   maps.levels.count = static_cast<int>(scales.size());
   maps.levels.wide = is_double(rois);
@@ -121,7 +121,7 @@ Tensor multi_scale_roi_align(const std::vector<Tensor>& features, const Tensor& 
   for (const Tensor& level : features) sizes.insert(sizes.end(), {level.size(2), level.size(3)});
   Tensor output = new_regions(first, rois.size(0), pooled_height, pooled_width);
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
-  const RoiAlignPyramid maps = pyramid_maps(scales, sizes, first.size(0), rois, canonical);
+  const ScaledPyramid maps = pyramid_maps(scales, sizes, first.size(0), rois, canonical);
   dispatch_floating(op, first, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
@@ -169,7 +169,7 @@ std::vector<Tensor> multi_scale_roi_align_backward(const Tensor& grad, const Ten
     outputs.push_back(new_maps(grad, {batch, channels, sizes[2 * i], sizes[2 * i + 1]}, channels_last[i]));
   }
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
-  const RoiAlignPyramid maps = pyramid_maps(scales, sizes, batch, rois, canonical);
+  const ScaledPyramid maps = pyramid_maps(scales, sizes, batch, rois, canonical);
   dispatch_floating(op, grad, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;

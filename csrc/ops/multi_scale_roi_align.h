@@ -5,11 +5,11 @@
 namespace detops {
 // As roi_align_cuda and roi_align_backward_cuda.
 template <typename T>
-void multi_scale_roi_align_cuda(const RoiAlignGrid& grid, const RoiAlignPyramid& maps, bool wide,
-                                const RoiAlignTables<acc_t<T>>& tables, const Pyramid<const T>& features,
+void multi_scale_roi_align_cuda(const RoiAlignGrid& grid, const ScaledPyramid& maps, bool wide,
+                                const TapsTables<acc_t<T>>& tables, const Pyramid<const T>& features,
                                 const Maps<T>& output, void* stream);
 template <typename T>
-void multi_scale_roi_align_backward_cuda(const RoiAlignGrid& grid, const RoiAlignPyramid& maps, bool wide,
-                                         const RoiAlignTables<acc_t<T>>& tables, const Maps<const T>& grad,
+void multi_scale_roi_align_backward_cuda(const RoiAlignGrid& grid, const ScaledPyramid& maps, bool wide,
+                                         const TapsTables<acc_t<T>>& tables, const Maps<const T>& grad,
                                          const Pyramid<T>& outputs, void* stream);
 }  // namespace detops

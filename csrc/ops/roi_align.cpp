@@ -1,12 +1,6 @@
 #include "roi_align_host.h"
 
 namespace detops {
-namespace {
-RoiAlignMapAlone map_of(double spatial_scale, int64_t images, int64_t height, int64_t width) {
-  return {{{spatial_scale, height, width}}, {1, false, {0}}, images};
-}
-}  // namespace
-
 Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                  int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
   const char* op = "roi_align";
@@ -16,7 +10,7 @@ Tensor roi_align(const Tensor& input, const Tensor& rois, double spatial_scale, 
   check_pooled_size(op, pooled_height, pooled_width);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
-  const RoiAlignMapAlone map = map_of(spatial_scale, input.size(0), input.size(2), input.size(3));
+  const ScaledMapAlone map(spatial_scale, input.size(0), input.size(2), input.size(3));
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;
@@ -52,7 +46,7 @@ Tensor roi_align_backward(const Tensor& grad, const Tensor& rois, double spatial
   check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
   Tensor output = new_maps(grad, {batch, channels, height, width}, channels_last);
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
-  const RoiAlignMapAlone map = map_of(spatial_scale, batch, height, width);
+  const ScaledMapAlone map(spatial_scale, batch, height, width);
   dispatch_floating(op, grad, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = acc_t<T>;

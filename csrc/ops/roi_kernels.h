@@ -1,4 +1,4 @@
-// How CUDA kernels go over regions. What is done there is a Kind's: roi_align.cu and roi_pool.cu say it.
+// How CUDA kernels go over regions. What is done there is a Kind's: roi_mean_kernels.h and roi_pool.cu say it.
 #pragma once
 #include "../core/launch.h"
 #include "roi_channels.h"

@@ -1,9 +1,10 @@
-// Which map of a feature pyramid a region is pooled from: "Feature Pyramid Networks for Object Detection"
+// Which map a region is pooled from: of a feature pyramid by "Feature Pyramid Networks for Object Detection"
 // (arXiv:1612.03144), equation 1.
 #pragma once
 #include <cstdint>
 
-#include "../math/box.h"
+#include "feature_maps.h"
+#include "raw_rois.h"
 
 namespace detops {
 // A region of area A belongs to level floor(k0 + log2(sqrt(A) / s0) + 1e-6), as torchvision computes it, in float32 or,
@@ -34,5 +35,35 @@ struct RoiLevels {
     return {static_cast<float>(box.x1), static_cast<float>(box.y1), static_cast<float>(box.x2),
             static_cast<float>(box.y2)};
   }
+};
+
+struct ScaledMap {
+  double spatial_scale;  // feature pixels per image pixel
+  int64_t height, width;
+};
+// The maps that regions are pooled from, at most so many.
+template <int kMost>
+struct ScaledMaps {
+  ScaledMap maps[kMost];
+  RoiLevels<kMost> levels;
+  int64_t images;  // of each map
+
+  struct Place {
+    int map;
+    int64_t image;  // counted as feature_maps.h says; -1 if there is none, and the region takes no pixels
+  };
+  template <typename G>
+  DETOPS_HD Place place(const Roi<G>& roi) const {
+    const int map = levels.of(roi.box);
+    return {max(map, 0), map < 0 || roi.image < 0 ? -1 : map * images + roi.image};
+  }
+};
+using ScaledPyramid = ScaledMaps<Pyramid<float>::kMostLevels>;
+
+struct ScaledMapAlone : ScaledMaps<1> {
+  ScaledMapAlone(double spatial_scale, int64_t images, int64_t height, int64_t width)
+      : ScaledMaps<1>{{{spatial_scale, height, width}}, {1, false, {0}}, images} {}
+
+  DETOPS_HD double spatial_scale() const { return maps[0].spatial_scale; }
 };
 }  // namespace detops

@@ -57,7 +57,7 @@ template <typename Axis>
 struct RoiTables {
   RawRois rois;
   int64_t num_rois, num_images;
-  int64_t* images;  // of regions, counted as feature_maps.h says; -1 where there is no such image
+  int64_t* images;  // of regions, -1 where there is no such image
   Axis axes[2];     // y, x
 
   DETOPS_HD const Axis& y() const { return axes[0]; }
@@ -68,4 +68,22 @@ struct RoiTables {
     for (Axis& axis : axes) axis.place(arena, num_rois, for_gradient);
   }
 };
+
+// Bins that are weighted sums of pixels. Taps of bins refer to the list of touched pixels, those of pixels to bins.
+template <typename A>
+struct TapsTable : RoiAxisTable<Taps> {
+  int64_t capacity;       // of a region's part in each of these
+  int32_t* pixels;        // touched, ascending
+  A* weights;             // of bins
+  A* weights_from_pixel;  // null unless for a gradient
+
+  void place(Arena& arena, int64_t num_rois, bool for_gradient) {
+    RoiAxisTable<Taps>::place(arena, num_rois, for_gradient);
+    pixels = arena.take<int32_t>(num_rois * capacity);
+    weights = arena.take<A>(num_rois * capacity);
+    weights_from_pixel = for_gradient ? arena.take<A>(num_rois * capacity) : nullptr;
+  }
+};
+template <typename A>
+using TapsTables = RoiTables<TapsTable<A>>;
 }  // namespace detops

@@ -1,10 +1,10 @@
-// RoIAlign as two small matrices per region, one an axis: which pixels each bin reads, with which weights. Samples that
-// meet in a pixel are merged, so that a bin of 2 x 2 samples costs 3 + 3 products a row and column, not 16.
+// Pooling as two small matrices per region, one an axis: which pixels each bin reads, with which weights. RoIAlign's
+// samples that meet in a pixel are merged, so that a bin of 2 x 2 of them costs 3 + 3 products a row and column,
+// not 16.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "../math/roi.h"
 #include "roi_tables.h"
 
 namespace detops {
@@ -34,13 +34,13 @@ class RoiTaps {
   }
 
   // Of the next region, on a map of `size` rows or columns.
-  template <typename G>
-  void add_bins(const RoiAlignAxis<G>& axis, int64_t size) {
+  template <typename Axis>
+  void add_bins(const Axis& axis, int64_t size) {
     const auto first_taps = static_cast<int64_t>(taps_.size());
     const auto first_pixel = static_cast<int64_t>(pixels_.size());
     taps_.resize(first_taps + bins_);
     for (int64_t b = 0; b < bins_; ++b) {  // in the order in which pixels ascend
-      const int64_t bin = axis.bin < G(0) ? bins_ - 1 - b : b;
+      const int64_t bin = axis.reversed() ? bins_ - 1 - b : b;
       Taps& taps = taps_[first_taps + bin];
       taps = {0, 0, static_cast<int64_t>(weights_.size())};
       for_each_pixel<A>(axis, bin, bins_, size,

@@ -123,25 +123,24 @@ DETOPS_HD void pack_until(const Maps<const T>& input, const Task& task, Band ban
 }
 
 // Regions straight from the map, all channels.
-template <typename V, typename T, typename Regions>
-DETOPS_HD void pool_direct(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
-                           V* sums, V* bins) {
+template <typename V, typename T, typename Regions, typename Visit>
+DETOPS_HD void visit_direct(const Regions& regions, const Maps<const T>& input, const Task& task, V* memory,
+                            const Visit& visit) {
   constexpr int64_t kLanes = kChannels<V>;
   for (int64_t i = task.group.begin; i < task.group.end; ++i) {
     const int64_t roi = regions.order.rois[i];
     for (int64_t next = 0; next < input.channels; next += kLanes) {
       const int64_t c = std::min(next, input.channels - kLanes);
       const Rows<const T> map{input.at(task.group.image, c), input.row_stride, input.pixel_stride, kAllRows};
-      regions.template pool<V>(roi, map, sums, bins);
-      store_bins<V>(output, roi, c, kLanes, bins, bins + output.height * output.width);
+      visit(roi, map, c, kLanes, memory);
     }
   }
 }
 
 // One vector of channels through a slab.
-template <typename V, typename A, typename T, typename Regions>
-DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, const Maps<T>& output, const Task& task,
-                           V* sums, V* bins, const Rows<V>& slab) {
+template <typename V, typename A, typename T, typename Regions, typename Visit>
+DETOPS_HD void visit_packed(const Regions& regions, const Maps<const T>& input, const Task& task, V* memory,
+                            const Rows<V>& slab, const Visit& visit) {
   constexpr int64_t kLanes = kChannels<V>;
   const int64_t channels = std::min(kLanes, input.channels - task.channel);
   const Rows<const A> map{reinterpret_cast<const A*>(slab.data), slab.stride * kLanes, kLanes, slab.mask};
@@ -149,18 +148,18 @@ DETOPS_HD void pool_packed(const Regions& regions, const Maps<const T>& input, c
   for (int64_t i = task.group.begin; i < task.group.end; ++i) {
     const int64_t roi = regions.order.rois[i];
     pack_until<V>(input, task, regions.rows(roi), slab, packed);
-    regions.template pool<V>(roi, map, sums, bins);
-    store_bins<V>(output, roi, task.channel, channels, bins, bins + output.height * output.width);
+    visit(roi, map, task.channel, channels, memory);
   }
 }
 
-// output[k] = the bins of region k. Every region's image must be one of the input.
-template <typename A, typename T, typename Regions>
-void pool_regions(const Regions& regions, const std::common_type_t<Pyramid<const T>>& input, const Maps<T>& output) {
-  const int64_t workers = workers_for(output.size, output.channels, output.height * output.width);
+// Calls visit(k, rows, channel, channels, memory) for each region and vector of channels, some of which may come twice,
+// with rows of the map, or of a slab, and `vectors_needed` vectors of working space. Every region's image must be one
+// of the input.
+template <typename A, typename T, typename Regions, typename Visit>
+void visit_regions(const Regions& regions, const Pyramid<const T>& input, int64_t workers, int64_t vectors_needed,
+                   const Visit& visit) {
   const std::vector<RoiGroup>& groups = regions.order.groups;
   const auto arrangements = arrange_levels<A>(regions, groups, input, false);
-  const int64_t bins = 2 * output.height * output.width;
   int64_t needed = 0;
   std::vector<TouchedPixels> touched;
   touched.reserve(groups.size());
@@ -170,7 +169,7 @@ void pool_regions(const Regions& regions, const std::common_type_t<Pyramid<const
     const Maps<const T>& maps = input.level(level);
     const Arrangement& by = arrangements[level];
     if (by.packed) touched.push_back(touched_pixels(regions, group, maps.height, maps.width));
-    needed = std::max(needed, (regions.sums() + bins + (by.packed ? by.slab_rows * maps.width : 0)) * by.lanes);
+    needed = std::max(needed, (vectors_needed + (by.packed ? by.slab_rows * maps.width : 0)) * by.lanes);
     const int64_t rois = group.end - group.begin;
     const int64_t vectors = by.packed ? (maps.channels + by.lanes - 1) / by.lanes : 1;
     // Enough tasks for all workers; a part of the regions of its own packs some rows once more.
@@ -190,17 +189,31 @@ void pool_regions(const Regions& regions, const std::common_type_t<Pyramid<const
     A* memory = scratch[worker].get();
     simd_fused([&](auto isa) DETOPS_INLINE {
       using V = Vec<decltype(isa), A>;
-      V* sums = reinterpret_cast<V*>(memory);
+      V* vectors = reinterpret_cast<V*>(memory);
       if (by.lanes == 1) {
-        pool_direct<A>(regions, maps, output, tasks[i], memory, memory + regions.sums());
+        visit_direct<A>(regions, maps, tasks[i], memory, visit);
       } else if (by.packed) {
-        const Rows<V> slab{sums + regions.sums() + bins, maps.width, 1, by.slab_rows - 1};
-        pool_packed<V, A>(regions, maps, output, tasks[i], sums, sums + regions.sums(), slab);
+        const Rows<V> slab{vectors + vectors_needed, maps.width, 1, by.slab_rows - 1};
+        visit_packed<V, A>(regions, maps, tasks[i], vectors, slab, visit);
       } else {
-        pool_direct<V>(regions, maps, output, tasks[i], sums, sums + regions.sums());
+        visit_direct<V>(regions, maps, tasks[i], vectors, visit);
       }
     });
   });
+}
+
+// output[k] = the bins of region k.
+template <typename A, typename T, typename Regions>
+void pool_regions(const Regions& regions, const std::common_type_t<Pyramid<const T>>& input, const Maps<T>& output) {
+  const int64_t bins = output.height * output.width, sums_needed = regions.sums();
+  const int64_t workers = workers_for(output.size, output.channels, bins);
+  visit_regions<A, T>(regions, input, workers, sums_needed + 2 * bins,
+                      [&](int64_t roi, const auto& rows, int64_t channel, int64_t channels, auto* sums) DETOPS_INLINE {
+                        using V = std::decay_t<decltype(*sums)>;
+                        V* const pooled = sums + sums_needed;
+                        regions.template pool<V>(roi, rows, sums, pooled);
+                        store_bins<V>(output, roi, channel, channels, pooled, pooled + bins);
+                      });
 }
 
 // Gradient of one vector of channels in a band of rows. A row of the slab is cleared before the first region that adds
@@ -254,7 +267,7 @@ void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
   for (size_t image = 0; image < groups.size(); ++image) groups[image] = {static_cast<int64_t>(image), 0, 0};
   for (const RoiGroup& group : regions.order.groups) groups[group.image] = group;
   const auto arrangements = arrange_levels<A>(regions, groups, output, true);
-  const int64_t bins = grad.height * grad.width;
+  const int64_t bins = grad.height * grad.width, sums_needed = regions.sums();
   int64_t needed = 0;
   std::vector<TouchedPixels> touched;
   touched.reserve(groups.size());
@@ -268,7 +281,7 @@ void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
     const int64_t bands =
         workers == 1 ? 1 : std::min((workers + maps.size * vectors - 1) / (maps.size * vectors), maps.height);
     const int64_t slabs = by.slab_rows * maps.width * (Regions::kReadsInput ? 2 : 1);
-    needed = std::max(needed, (regions.sums() + bins + slabs) * by.lanes);
+    needed = std::max(needed, (sums_needed + bins + slabs) * by.lanes);
     touched.push_back(touched_pixels(regions, group, maps.height, maps.width));
     for (int64_t band = 0; band < bands; ++band) {
       const Band rows{maps.height * band / bands, maps.height * (band + 1) / bands};
@@ -285,11 +298,10 @@ void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
     const Arrangement& by = arrangements[level];
     const auto run = [&](auto* sums) DETOPS_INLINE {
       using V = std::decay_t<decltype(*sums)>;
-      const Rows<V> rows{sums + regions.sums() + bins, maps.width, 1, by.slab_rows - 1};
+      const Rows<V> rows{sums + sums_needed + bins, maps.width, 1, by.slab_rows - 1};
       const int64_t slab = Regions::kReadsInput ? by.slab_rows * maps.width : 0;
       const Rows<V> input_rows{rows.data + slab, maps.width, 1, by.slab_rows - 1};
-      add_regions<V, T>(regions, grad, input.level(level), maps, tasks[i], sums, sums + regions.sums(), rows,
-                        input_rows);
+      add_regions<V, T>(regions, grad, input.level(level), maps, tasks[i], sums, sums + sums_needed, rows, input_rows);
     };
     simd_fused([&](auto isa) DETOPS_INLINE {
       if (by.lanes == 1) {

@@ -30,6 +30,8 @@ from .nms import nms as nms
 from .nms import nms_padded as nms_padded
 from .nms_rotated import nms_rotated as nms_rotated
 from .nms_rotated import nms_rotated_padded as nms_rotated_padded
+from .prroi_pool import PrRoIPool as PrRoIPool
+from .prroi_pool import prroi_pool as prroi_pool
 from .ps_roi_align import PSRoIAlign as PSRoIAlign
 from .ps_roi_align import ps_roi_align as ps_roi_align
 from .ps_roi_pool import PSRoIPool as PSRoIPool
