@@ -75,8 +75,8 @@ def fasterrcnn_without_networks(batch: int, training: bool, device: torch.device
     theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
     ours = detectors.convert.load(detectors.fasterrcnn_resnet50_fpn(), theirs.state_dict())
     leaves = [t.requires_grad_(training) for t in (*features, *objectness, *deltas)]
-    for predictor in (theirs.roi_heads.box_predictor.cls_score, ours.head.roi.classes):
-        predictor.weight.data[0] += 0.1  # background most of the time
+    for classes in (theirs.roi_heads.box_predictor.cls_score, ours.get_submodule("head.roi.classes")):
+        classes.get_parameter("weight").data[0] += 0.1  # background most of the time
     _replace(ours, backbone=lambda _: features, neck=lambda levels: levels)
     _replace(ours.head.rpn, conv=lambda level: level, objectness=_in_turn(objectness), deltas=_in_turn(deltas))
     _replace(ours.head.roi, box_head=_first_values)

@@ -49,7 +49,7 @@ def backward(name: str, features: Tensor, rois: Tensor, scale: float, of: tuple[
     grad = torch.randn(len(rois), features.shape[1], 7, 7, generator=workloads.generator(1)).to(features)
 
     def step(pool: Callable[[Tensor, Tensor, int, float], Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        return lambda: torch.autograd.grad(pool(*leaves, 7, scale), [leaves[i] for i in of], grad)
+        return lambda: torch.autograd.grad(pool(leaves[0], leaves[1], 7, scale), [leaves[i] for i in of], grad)
 
     def check(actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> None:
         for got, wanted in zip(actual, expected, strict=True):
