@@ -104,6 +104,16 @@ def test_finds_nothing_without_failing(name: str) -> None:
             assert (image["boxes"].shape, image["scores"].shape, image["labels"].shape) == ((0, 4), (0,), (0,))
 
 
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_vgg16"])
+def test_without_proposals(name: str) -> None:
+    model = _model(name, rpn_score_thresh=1.1)
+    with torch.no_grad():
+        assert [len(image["boxes"]) for image in model.eval()(IMAGES)] == [0, 0]
+    losses = model.train()(IMAGES, [_target([]), _target([])])
+    assert losses["loss_classifier"] == losses["loss_box_reg"] == 0
+    sum(losses.values()).backward()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_fixed_size_finds_the_same(name: str) -> None:
     model = _model(name).eval()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..images import Detections, ImageBatch
@@ -101,6 +102,9 @@ def best_detections(
         max_detections: How many to keep.
     """
     labels = labels.expand(scores.shape)
+    if scores.shape[1] == 0:  # a place for the padding to point at
+        boxes, labels = F.pad(boxes, (0, 0, 0, 1)), F.pad(labels, (0, 1))
+        scores = F.pad(scores, (0, 1), value=-torch.inf)
     keep, count = nms_padded(boxes, scores, iou_threshold, max_detections, labels, score_threshold)
     at = keep.clamp(min=0)
     return Detections(gather_rows(boxes, at), scores.gather(1, at), labels.gather(1, at), count)

@@ -87,7 +87,11 @@ class RoIHead(nn.Module):
         positive = (labels > 0).nonzero()[:, 0]
         wanted = encode_boxes(gt_boxes, torch.cat(boxes)[positive], self.box_weights)
         box_loss = smooth_l1_loss(deltas[positive, labels[positive]], wanted, BETA, "sum")
-        return {"loss_classifier": F.cross_entropy(logits, labels), "loss_box_reg": box_loss / max(1, len(labels))}
+        total = max(1, len(labels))  # without proposals and objects there are none
+        return {
+            "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / total,
+            "loss_box_reg": box_loss / total,
+        }
 
     def _sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> tuple[list[Tensor], Tensor, Tensor]:
         """A mini-batch of each image: the boxes of each; the labels of all; the objects that the positives are."""
