@@ -22,7 +22,9 @@ SIZE = workloads.IMAGE_SIZE
 
 
 def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Yields boxes and losses of two architectures, then the whole of three."""
+    """Yields boxes and losses of two architectures, then the whole of three; float32 and float64 are what peers take."""
+    if dtype not in (torch.float32, torch.float64):
+        return
     for batch in (1, 4):
         yield retinanet_without_networks(batch, False, device, dtype)
         yield retinanet_without_networks(batch, True, device, dtype)

@@ -88,24 +88,36 @@ __attribute__((target("arch=x86-64-v4"), optimize("fp-contract=fast"), noinline)
 }  // namespace simd_detail
 
 // Runs body(Isa{}) for the active instruction set. Products and sums round separately: every machine gets the same
-// bits.
+// bits. The sanitizers' builds have one variant alone, DETOPS_ONLY_...,.
 template <typename Body>
 void simd(const Body& body) {
+#if DETOPS_X86 && defined(DETOPS_ONLY_AVX512)
+  simd_detail::run_avx512(body);
+#elif DETOPS_X86 && defined(DETOPS_ONLY_AVX2)
+  simd_detail::run_avx2(body);
+#else
 #if DETOPS_X86
   if (active_instruction_set == InstructionSet::kAvx512) return simd_detail::run_avx512(body);
   if (active_instruction_set == InstructionSet::kAvx2) return simd_detail::run_avx2(body);
 #endif
   simd_detail::run_baseline(body);
+#endif
 }
 
 // The same where a * b + c may become one fused operation: for weighted sums, never for coordinates or decisions.
 template <typename Body>
 void simd_fused(const Body& body) {
+#if DETOPS_X86 && defined(DETOPS_ONLY_AVX512)
+  simd_detail::run_avx512_fused(body);
+#elif DETOPS_X86 && defined(DETOPS_ONLY_AVX2)
+  simd_detail::run_avx2_fused(body);
+#else
 #if DETOPS_X86
   if (active_instruction_set == InstructionSet::kAvx512) return simd_detail::run_avx512_fused(body);
   if (active_instruction_set == InstructionSet::kAvx2) return simd_detail::run_avx2_fused(body);
 #endif
   simd_detail::run_baseline(body);
+#endif
 }
 
 template <typename V>
