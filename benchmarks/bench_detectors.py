@@ -22,7 +22,7 @@ SIZE = workloads.IMAGE_SIZE
 
 
 def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Yields boxes and losses of two architectures, then the whole of three; float32 and float64 are what peers take."""
+    """Yields boxes and losses of two architectures, then the whole of three; peers take no half precision."""
     if dtype not in (torch.float32, torch.float64):
         return
     for batch in (1, 4):
