@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -17,13 +18,17 @@ const std::vector<std::string> kInstructionSets = {"baseline", "avx2", "avx512"}
 
 std::vector<std::string> supported_instruction_sets() {
   const auto best = static_cast<size_t>(detops::best_instruction_set());
+#if defined(DETOPS_ONLY_AVX512) || defined(DETOPS_ONLY_AVX2)
+  return {kInstructionSets[best]};
+#else
   return {kInstructionSets.begin(), kInstructionSets.begin() + best + 1};
+#endif
 }
 
 void set_instruction_set(const std::string& name) {
-  const auto supported = supported_instruction_sets();
-  for (size_t i = 0; i < supported.size(); ++i) {
-    if (supported[i] == name) {
+  for (const std::string& supported : supported_instruction_sets()) {
+    if (supported == name) {
+      const auto i = std::find(kInstructionSets.begin(), kInstructionSets.end(), name) - kInstructionSets.begin();
       detops::active_instruction_set = static_cast<detops::InstructionSet>(i);
       return;
     }
