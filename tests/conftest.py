@@ -12,6 +12,12 @@ from emulation.build import operators as kernels
 import detops
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--widest", action="store_true", help="on the CPU, test the widest instruction set only, and no emulated kernels"
+    )
+
+
 def _places(module: str) -> list[str]:
     """The CPU with each instruction set that it has; for operators with a CUDA kernel that too, emulated and real."""
     places = [f"cpu-{name}" for name in detops._C.instruction_sets()]
@@ -37,8 +43,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         places = [place for place in places if not place.startswith("cpu")]
     if any(metafunc.definition.get_closest_marker(name) for name in ("threads", "large")):
         places = [place for place in places if place != "emulated"]  # which has one thread, and is slow
+    widest = f"cpu-{detops._C.instruction_set()}"
+    if metafunc.config.getoption("widest"):
+        places = [place for place in places if place in (widest, "cuda")]
     if metafunc.definition.get_closest_marker("one_instruction_set"):
-        widest = f"cpu-{detops._C.instruction_set()}"
         places = [place for place in places if place == widest or not place.startswith("cpu")]
     metafunc.parametrize("device", places, indirect=True)
 
