@@ -71,7 +71,8 @@ inline std::string dtype_of(const Tensor& t) {
 
 constexpr int64_t kAny = -1;  // a size that is not checked
 
-inline void check_shape(const char* op, const char* name, const Tensor& t, std::initializer_list<int64_t> expected) {
+template <typename Sizes = std::initializer_list<int64_t>>
+void check_shape(const char* op, const char* name, const Tensor& t, const Sizes& expected) {
   bool matches = t.dim() == static_cast<int64_t>(expected.size());
   int64_t d = 0;
   for (const int64_t size : expected) {

@@ -27,23 +27,20 @@ inline void check_broadcasts(const char* op, const char* a_name, const Tensor& a
   fail(op, "expected ", b_name, " that broadcasts to the shape of ", a_name, ", ", shape_of(a), ", got ", shape_of(b));
 }
 
-// The order in which elements are visited, that of the first tensor's memory or of its axes, and each operand's strides
-// in it. Axes that all operands step through alike are one.
-enum class Order { kMemory, kAxes };
+// The order in which elements are visited, that of the first tensor's memory, and each operand's strides in it. Axes
+// that all operands step through alike are one, but for the axis `apart`.
 struct Loop {
   std::vector<int64_t> sizes;                 // outermost first
   std::vector<std::vector<int64_t>> strides;  // of each operand, in elements; 0 where it is repeated
   int64_t size = 1;
+  int apart_at = -1;  // where the axis that is apart stands; -1: it has one element, if there is one
 
-  Loop(const Tensor& like, std::initializer_list<const Tensor*> operands, Order order = Order::kMemory)
+  Loop(const Tensor& like, std::initializer_list<const Tensor*> operands, int64_t apart = -1)
       : strides(operands.size()) {
     const int64_t dim = like.dim();
     axes_.resize(dim);
     for (int64_t d = 0; d < dim; ++d) axes_[d] = d, size *= like.size(d);
-    if (order == Order::kMemory) {
-      std::stable_sort(axes_.begin(), axes_.end(),
-                       [&](int64_t a, int64_t b) { return like.stride(a) > like.stride(b); });
-    }
+    std::stable_sort(axes_.begin(), axes_.end(), [&](int64_t a, int64_t b) { return like.stride(a) > like.stride(b); });
     for (const int64_t axis : axes_) {
       if (like.size(axis) == 1) continue;
       std::vector<int64_t> steps;
@@ -51,12 +48,13 @@ struct Loop {
         const int64_t d = operand == nullptr ? -1 : axis - (dim - operand->dim());
         steps.push_back(d < 0 || operand->size(d) == 1 ? 0 : operand->stride(d));
       }
-      bool merges = !sizes.empty();
+      bool merges = !sizes.empty() && axis != apart && apart_at != static_cast<int>(sizes.size()) - 1;
       for (size_t i = 0; i < steps.size(); ++i) {
         merges = merges && strides[i].back() == steps[i] * like.size(axis);
       }
       if (!merges) sizes.push_back(1);
       sizes.back() *= like.size(axis);
+      if (axis == apart) apart_at = static_cast<int>(sizes.size()) - 1;
       for (size_t i = 0; i < steps.size(); ++i) {
         if (merges) strides[i].pop_back();
         strides[i].push_back(steps[i]);

@@ -262,15 +262,18 @@ std::tuple<Tensor, Tensor> pair_loss_with_gradient(const PairLoss<Target>& of, c
   return result;
 }
 
+inline void check_weight(const char* op, const char* input_name, const Tensor& input, const Tensor& weight) {
+  check_floating(op, "weight", weight);
+  check_broadcasts(op, input_name, input, "weight", weight);
+  check_same_device(op, input_name, input, "weight", weight);
+}
+
 // What operators whose target is a tensor check.
 inline void check_pair(const char* op, const Tensor& input, const Tensor& target, const std::optional<Tensor>& weight) {
   check_floating(op, "input", input);
   check_floating(op, "target", target);
   check_same_shape(op, "input", input, "target", target);
   check_same_device(op, "input", input, "target", target);
-  if (!weight) return;
-  check_floating(op, "weight", *weight);
-  check_broadcasts(op, "input", input, "weight", *weight);
-  check_same_device(op, "input", input, "weight", *weight);
+  if (weight) check_weight(op, "input", input, *weight);
 }
 }  // namespace detops

@@ -3,16 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <numeric>
 
-#include "../core/scratch.h"
 #include "box_columns.h"
+#include "marked_rows.h"
 
 namespace detops {
 namespace {
-constexpr int64_t kPiece = 256;         // rows read at a time
-constexpr int64_t kBlock = 8 * kPiece;  // rows whose kept ones are counted apart, whoever does it
-
 // The least side, in the type that sides are computed in, that is `min_size` or more once both are rounded to T;
 // infinity if none is. As PyTorch compares a tensor with a number.
 template <typename T>
@@ -40,23 +36,9 @@ double least_side(double min_size) {
   }
 }
 
-// Where the bits of a byte are set, from the lowest.
-struct SetBits {
-  uint8_t of[256][8] = {};
-
-  constexpr SetBits() {
-    for (int byte = 0; byte < 256; ++byte) {
-      for (int bit = 0, count = 0; bit < 8; ++bit) {
-        if (byte >> bit & 1) of[byte][count++] = static_cast<uint8_t>(bit);
-      }
-    }
-  }
-};
-constexpr SetBits kSetBits;
-
 template <typename A>
 struct alignas(64) Columns {
-  A x1[kPiece], y1[kPiece], x2[kPiece], y2[kPiece];
+  A x1[kRowPiece], y1[kRowPiece], x2[kRowPiece], y2[kRowPiece];
 };
 
 // One bit for each of rows [begin, begin + count), which end with a piece or with the boxes; returns how many are set.
@@ -95,60 +77,13 @@ DETOPS_HD int64_t mark_piece(const BoxView& boxes, acc_t<T> least, int64_t begin
   return kept;
 }
 
-// The numbers, from `first`, of the bits that are set; there are `count` of them.
-DETOPS_HD void write_indices(const RowBits* bits, int64_t first, int64_t count, int64_t* to) {
-  int64_t* const end = to + count;
-  for (; to < end; ++bits, first += kBitsOfRows) {
-    RowBits word = *bits;
-    if (word == ~RowBits{0}) {
-      for (int64_t k = 0; k < kBitsOfRows; ++k) to[k] = first + k;
-      to += kBitsOfRows;
-      continue;
-    }
-    for (int64_t at = first; word != 0; word >>= 8, at += 8) {
-      const uint8_t* set = kSetBits.of[word & 0xff];
-      const int many = __builtin_popcount(word & 0xff);
-      if (end - to >= 8) {
-        for (int k = 0; k < 8; ++k) to[k] = at + set[k];  // those beyond `many` will be overwritten
-      } else {
-        for (int k = 0; k < many; ++k) to[k] = at + set[k];
-      }
-      to += many;
-    }
-  }
-}
-
 template <typename T>
 Tensor on_cpu(const Tensor& boxes, double min_size) {
   const BoxView view(boxes);
   const auto least = static_cast<acc_t<T>>(least_side<T>(min_size));
-  const int64_t blocks = (view.size + kBlock - 1) / kBlock;
-  const Scratch<RowBits> bits(words_of(view.size));
-  const Scratch<int64_t> ends(blocks);  // of each block's in the output
-  parallel_for(blocks, grain_for(0.5 * kBlock), [&](int64_t first, int64_t last) {
-    simd([&](auto isa) DETOPS_INLINE {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t end = std::min(view.size, (block + 1) * kBlock);
-        int64_t kept = 0;
-        for (int64_t i = block * kBlock; i < end; i += kPiece) {
-          kept += mark_piece<T, decltype(isa)>(view, least, i, std::min(kPiece, end - i), bits.get() + i / kBitsOfRows);
-        }
-        ends.get()[block] = kept;
-      }
-    });
+  return marked_rows(boxes, view.size, 0.5, [&](auto isa, int64_t begin, int64_t count, RowBits* bits) DETOPS_INLINE {
+    return mark_piece<T, decltype(isa)>(view, least, begin, count, bits);
   });
-  std::partial_sum(ends.get(), ends.get() + blocks, ends.get());
-  Tensor keep = new_tensor<1>(boxes, {blocks > 0 ? ends.get()[blocks - 1] : 0}, ScalarType::Long);
-  int64_t* to = mutable_data<int64_t>(keep);
-  parallel_for(blocks, grain_for(0.5 * kBlock), [&](int64_t first, int64_t last) {
-    simd([&](auto) DETOPS_INLINE {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = block > 0 ? ends.get()[block - 1] : 0, i = block * kBlock;
-        write_indices(bits.get() + i / kBitsOfRows, i, ends.get()[block] - begin, to + begin);
-      }
-    });
-  });
-  return keep;
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
 // Which boxes have both sides at least so long: a bit for each, then the indices of those that are set.
 #pragma once
 #include "raw_boxes.h"
+#include "row_bits.h"
 
 namespace detops {
 // The length of a side as PyTorch subtracts: that of integers wraps in their own type. Half precision's is not rounded
@@ -14,11 +15,6 @@ DETOPS_HD A side(T low, T high) {
     return static_cast<A>(high) - static_cast<A>(low);
   }
 }
-
-// Bits of rows 32 i, 32 i + 1, ...
-using RowBits = uint32_t;
-constexpr int64_t kBitsOfRows = 32;
-constexpr int64_t words_of(int64_t rows) { return (rows + kBitsOfRows - 1) / kBitsOfRows; }
 
 // ---- CUDA ----------------------------------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ struct FocalLossOfTargets : FocalTerms<A> {
 
 // ---- From labels ---------------------------------------------------------------------------------------------------
 
-// How the targets of a class are coded: 1 for the label's, 0 for the others, this for all of an ignored row.
+// How the target of a class is coded: 1 for the label's, 0 for the others, this for all of an ignored label.
 constexpr double kIgnored = -1;
 
 template <typename A>
@@ -112,16 +112,16 @@ struct FocalLossOfCodes : FocalTerms<A> {
   }
 };
 
-// Labels (N,) of rows of C logits: a class, C for none, all else ignored.
+// Labels of logits that have one axis more, of C classes: a class, C for none, all else ignored.
 struct RawLabels {
   const char* data;
   ScalarType dtype;  // an integer
-  int64_t stride;    // in elements
   int64_t classes;
-  bool in_packs = true;  // computed, not read
+  int class_axis;                       // of the loop over the logits; -1 if there is one class alone
+  int64_t strides[RawLoop::kMostAxes];  // in elements, by axis of the loop
+  bool in_packs = true;                 // computed, not read
 
-  DETOPS_HD int64_t load(int64_t row) const {
-    const int64_t at = row * stride;
+  DETOPS_HD int64_t load(int64_t at) const {
     switch (dtype) {
       case ScalarType::Byte:
         return reinterpret_cast<const uint8_t*>(data)[at];

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..images import Detections, ImageBatch
 from ..ops import decode_boxes, nms_padded
+from ..ops._indices_above import indices_above
 
 Norm = Callable[[int], nn.Module]
 
@@ -49,6 +50,13 @@ def gather_rows(values: Tensor, indices: Tensor) -> Tensor:
     return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
 
 
+def gather_from_map(prediction: Tensor, anchor: Tensor, location: Tensor, columns: int) -> Tensor:
+    """Some of :func:`rows`: (B, A * columns, H, W) at anchors and locations in H * W (B, K) to (B, K, columns)."""
+    column = torch.arange(columns, device=anchor.device)
+    places = (anchor[..., None] * columns + column) * prediction[0, 0].numel() + location[..., None]
+    return prediction.flatten(1).gather(1, places.flatten(1)).view(places.shape)
+
+
 def best_scores(logits: Tensor, count: int, least: float) -> tuple[Tensor, Tensor]:
     """The highest of each image's logits (B, N) and their places, (B, min(count, N)), in descending order.
 
@@ -61,20 +69,10 @@ def best_scores(logits: Tensor, count: int, least: float) -> tuple[Tensor, Tenso
         return best, places
     best, places = logits.new_full((len(logits), count), -torch.inf), logits.new_zeros(len(logits), count).long()
     for image, image_best, image_places in zip(logits, best, places, strict=True):
-        candidates = _places_above(image, least)
+        candidates = indices_above(image, least)
         values, order = image[candidates].topk(min(count, len(candidates)))
         image_best[: len(values)], image_places[: len(values)] = values, candidates[order]
     return best, places
-
-
-def _places_above(values: Tensor, least: float) -> Tensor:
-    """Indices of the values (N,) above a number: blocks without any are passed over at the speed of a maximum."""
-    size = 64
-    blocks = values[: len(values) // size * size].view(-1, size)
-    chosen = (blocks.amax(dim=1) > least).nonzero()
-    inside = (chosen * size + torch.arange(size))[blocks[chosen[:, 0]] > least]
-    rest = (values[blocks.numel() :] > least).nonzero()[:, 0] + blocks.numel()
-    return torch.cat([inside, rest])
 
 
 def decode_in_images(

@@ -17,8 +17,7 @@ from .layers import (
     best_scores,
     conv_block,
     decode_in_images,
-    gather_rows,
-    image_rows,
+    gather_from_map,
     initialise_normal,
     rows,
 )
@@ -98,17 +97,19 @@ class RetinaNetHead(Head):
     def _classification_loss(
         self, logits: Sequence[Tensor], targets: Sequence[Target], matches: Sequence[Tensor]
     ) -> Tensor:
-        labels = [self._labels_of(target, match) for target, match in zip(targets, matches, strict=True)]
-        objects = [(match >= 0).sum().clamp(min=1) for match in matches]
+        labels = torch.stack([self._labels_of(target, match) for target, match in zip(targets, matches, strict=True)])
+        objects = torch.stack([(match >= 0).sum() for match in matches]).clamp(min=1)
+        precision = torch.promote_types(logits[0].dtype, torch.float32)
+        weight = (objects * len(targets)).to(precision).reciprocal()[:, None, None, None, None]
         losses = []
         start = 0
         for level in logits:
-            end = start + level[0].numel() // self.num_classes
-            for image, label, count in zip(level, labels, objects, strict=True):
-                scores = image_rows(image, self.num_classes)
-                losses.append(sigmoid_focal_loss_from_labels(scores, label[start:end], reduction="sum") / count)
+            of_anchors = level.unflatten(1, (-1, self.num_classes)).permute(0, 3, 4, 1, 2)  # (B, H, W, A, C)
+            end = start + of_anchors[0, ..., 0].numel()
+            of_level = labels[:, start:end].view(of_anchors.shape[:-1])
+            losses.append(sigmoid_focal_loss_from_labels(of_anchors, of_level, reduction="sum", weight=weight))
             start = end
-        return torch.stack(losses).sum() / len(targets)
+        return torch.stack(losses).sum()
 
     def _labels_of(self, target: Target, match: Tensor) -> Tensor:
         """(N,): the class of each anchor, C for background, -1 for what is ignored."""
@@ -144,11 +145,11 @@ class RetinaNetHead(Head):
             locations = level_logits[0, 0].numel()
             channel, location = place // locations, place % locations
             per_location = level_logits.shape[1] // self.num_classes
-            at = location * per_location + channel // self.num_classes
+            anchor = channel // self.num_classes
             scores.append(best.sigmoid())
             labels.append(channel % self.num_classes)
-            chosen_deltas.append(gather_rows(rows(level_deltas, 4), at))
-            chosen_anchors.append(anchors[start + at])
+            chosen_deltas.append(gather_from_map(level_deltas, anchor, location, 4))
+            chosen_anchors.append(anchors[start + location * per_location + anchor])
             start += locations * per_location
         boxes = decode_in_images(torch.cat(chosen_deltas, dim=1), torch.cat(chosen_anchors, dim=1), batch)
         return best_detections(

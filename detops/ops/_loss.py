@@ -49,14 +49,17 @@ def check_pair(op: str, input: Tensor, target: Tensor, weight: Tensor | None) ->
     _checks.check_floating(op, "target", target)
     check_same_shape(op, "input", input, "target", target)
     _checks.check_same_device(op, "input", input, "target", target)
-    if weight is None:
-        return
+    if weight is not None:
+        check_weight(op, "input", input, weight)
+
+
+def check_weight(op: str, input_name: str, input: Tensor, weight: Tensor) -> None:
     _checks.check_floating(op, "weight", weight)
     sizes = zip(reversed(weight.shape), reversed(input.shape), strict=False)
     if weight.dim() > input.dim() or not all(size in (1, whole) for size, whole in sizes):
         shapes = f"{_shape(input)}, got {_shape(weight)}"
-        _checks.fail(op, f"expected weight that broadcasts to the shape of input, {shapes}")
-    _checks.check_same_device(op, "input", input, "weight", weight)
+        _checks.fail(op, f"expected weight that broadcasts to the shape of {input_name}, {shapes}")
+    _checks.check_same_device(op, input_name, input, "weight", weight)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -162,7 +165,6 @@ def define(
     tensors: int,
     backward: Callable[..., Tensor] | None = None,
     position: Callable[..., int] = lambda *options: 0,
-    order: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Loss:
     """The loss of elements ``name(*tensors, *options, reduction, wide)``, with what traces need to know of it.
 
@@ -173,7 +175,6 @@ def define(
         tensors: How many of the arguments are tensors.
         backward: As of :class:`Loss`; by default that of a loss symmetric in its first two tensors.
         position: As of :func:`register_second_derivative`.
-        order: Turns the input into one with axes in the order in memory that the result's have.
     """
     operators = torch.ops.detops
     forward = getattr(operators, name).default
@@ -183,11 +184,11 @@ def define(
     def fake(*args: Any) -> Tensor:
         check(name, *args[:checked])
         dtype = torch.float32 if args[-1] and args[0].dtype in HALF else args[0].dtype
-        return _dense_like(order(args[0]), dtype) if args[-2] == 0 else args[0].new_empty((), dtype=dtype)
+        return _dense_like(args[0], dtype) if args[-2] == 0 else args[0].new_empty((), dtype=dtype)
 
     def fake_with_gradient(*args: Any) -> tuple[Tensor, Tensor]:
         check_reduction(name, args[-2], least=1)
-        return fake(*args), _dense_like(order(args[0]), args[0].dtype)
+        return fake(*args), _dense_like(args[0], args[0].dtype)
 
     def fake_backward(grad: Tensor, *args: Any) -> Tensor:
         op = f"{name}_backward"
@@ -198,7 +199,7 @@ def define(
             check_same_shape(op, input_name, args[0], "grad", grad)
         else:
             _checks.check_shape(op, "grad", grad, ())
-        return _dense_like(order(args[0]), args[0].dtype)
+        return _dense_like(args[0], args[0].dtype)
 
     def symmetric_backward(position: int, grad: Tensor, first: Tensor, second: Tensor, *others: Any) -> Tensor:
         pair = (first, second) if position == 0 else (second, first)

@@ -45,28 +45,38 @@ def sigmoid_focal_loss(
 
 
 def sigmoid_focal_loss_from_labels(
-    logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0, reduction: str = "sum"
+    logits: Tensor,
+    labels: Tensor,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    reduction: str = "sum",
+    weight: Tensor | None = None,
 ) -> Tensor:
-    """:func:`sigmoid_focal_loss` of rows of logits, each with a label: the one-hot targets are never stored.
+    """:func:`sigmoid_focal_loss` of logits of C classes that share a label: the one-hot targets are never stored.
 
     Args:
-        logits: (N, C), floating.
-        labels: (N,), any integer dtype: the class in 0…C−1, C for background (no class), −1 for a row that is ignored.
+        logits: (..., C), floating; as (N, C). A head's map (B, A * C, H, W) needs no copy to come to its anchors'
+            labels (B, H, W, A): ``map.unflatten(1, (A, C)).permute(0, 3, 4, 1, 2)`` goes in as it lies in memory.
+        labels: (...), any integer dtype: the class in 0…C−1, C for background (no class), −1 for what is ignored.
         alpha: Weight of positives, from 0 to 1, negatives having 1 - ``alpha``; -1 for none.
         gamma: At least 0; how much less well-classified elements count.
-        reduction: "sum", "mean" over all N × C elements, or "none".
+        reduction: "sum", "mean" over all elements of ``logits``, or "none".
+        weight: Multiplies each element's loss before the reduction; broadcasts to the shape of ``logits``, as (C,) or
+            (N, 1) to (N, C). Gets no gradient.
 
     Returns:
-        (), or (N, C) without reduction; dtype of ``logits``, under ``torch.autocast`` float32 for half-precision ones.
-        Loss and gradient of an ignored row are 0, whatever its logits. All else as :func:`sigmoid_focal_loss`.
+        (), or the shape of ``logits`` without reduction; its dtype, under ``torch.autocast`` float32 for half-precision
+        ones. Loss and gradient of what is ignored are 0, whatever its logits. All else as :func:`sigmoid_focal_loss`.
         Differentiable, twice, in ``logits``.
 
     Raises:
-        RuntimeError: If a shape, dtype or device is not as above, or, on the CPU, a label; a GPU ignores its row.
+        RuntimeError: If a shape, dtype or device is not as above, or, on the CPU, a label; a GPU ignores its logits.
         ValueError: If ``alpha``, ``gamma`` or ``reduction`` is not as above.
     """
     number = _arguments("sigmoid_focal_loss_from_labels", alpha, gamma, reduction)
-    return _FROM_LABELS(logits, labels, alpha, gamma, number, _loss.is_wide(logits))
+    if weight is not None and weight.requires_grad:
+        weight = weight.detach()
+    return _FROM_LABELS(logits, labels, weight, alpha, gamma, number, _loss.is_wide(logits))
 
 
 def _arguments(op: str, alpha: float, gamma: float, reduction: str) -> int:
@@ -93,13 +103,18 @@ def _check(op: str, inputs: Tensor, targets: Tensor, alpha: float, gamma: float,
     _check_numbers(op, alpha, gamma, reduction)
 
 
-def _check_labels(op: str, logits: Tensor, labels: Tensor, alpha: float, gamma: float, reduction: int) -> None:
+def _check_labels(
+    op: str, logits: Tensor, labels: Tensor, weight: Tensor | None, alpha: float, gamma: float, reduction: int
+) -> None:
     _checks.check_floating(op, "logits", logits)
     if labels.dtype not in _checks.INTEGER:
         _checks.fail(op, f"expected labels of an integer dtype, got {_checks.dtype_name(labels)}")
-    _checks.check_shape(op, "logits", logits, (None, None))
-    _checks.check_shape(op, "labels", labels, (logits.shape[0],))
+    if logits.dim() == 0:
+        _checks.fail(op, "expected logits of shape (..., C), got ()")
+    _checks.check_shape(op, "labels", labels, logits.shape[:-1])
     _checks.check_same_device(op, "logits", logits, "labels", labels)
+    if weight is not None:
+        _loss.check_weight(op, "logits", logits, weight)
     _check_numbers(op, alpha, gamma, reduction)
 
 
@@ -127,11 +142,14 @@ def _plain(
     return _loss.reduce(_plain_losses(inputs, targets, alpha, gamma), reduction)
 
 
-def _plain_from_labels(logits: Tensor, labels: Tensor, alpha: float, gamma: float, reduction: int) -> Tensor:
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    losses = _plain_losses(logits, (labels[:, None] == columns).to(logits.dtype), alpha, gamma)
-    known = (labels >= 0) & (labels <= logits.shape[1])
-    return _loss.reduce(torch.where(known[:, None], losses, 0.0), reduction)
+def _plain_from_labels(
+    logits: Tensor, labels: Tensor, weight: Tensor | None, alpha: float, gamma: float, reduction: int
+) -> Tensor:
+    classes = logits.shape[-1]
+    targets = labels[..., None] == torch.arange(classes, device=logits.device)
+    losses = _plain_losses(logits, targets.to(logits.dtype), alpha, gamma)
+    losses = torch.where(((labels >= 0) & (labels <= classes))[..., None], losses, 0.0)
+    return _loss.reduce(losses if weight is None else losses * weight, reduction)
 
 
 def _position(alpha: float, gamma: float, reduction: int, of_targets: bool) -> int:
@@ -140,10 +158,5 @@ def _position(alpha: float, gamma: float, reduction: int, of_targets: bool) -> i
 
 _FROM_TARGETS = _loss.define("sigmoid_focal_loss", _check, _plain, tensors=2, backward=_backward, position=_position)
 _FROM_LABELS = _loss.define(
-    "sigmoid_focal_loss_from_labels",
-    _check_labels,
-    _plain_from_labels,
-    tensors=2,
-    backward=_backward_from_labels,
-    order=lambda logits: torch.empty_like(logits, memory_format=torch.contiguous_format),
+    "sigmoid_focal_loss_from_labels", _check_labels, _plain_from_labels, tensors=3, backward=_backward_from_labels
 )

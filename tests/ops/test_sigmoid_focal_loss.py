@@ -166,10 +166,21 @@ def test_operator_from_labels(device: torch.device, reduction: str) -> None:
         samples += [
             Sample((x, torch.tensor([0, 2, 3, -1, 1]), 0.25, 2.0, reduction), differentiable=(0,)),
             Sample((x, torch.tensor([0, 2, 3, 3, 1], dtype=torch.uint8), -1, 0.5, reduction), differentiable=(0,)),
+            Sample(
+                (
+                    x[:4].view(2, 2, 3),
+                    torch.tensor([[0, 3], [-1, 2]]),
+                    0.25,
+                    2.0,
+                    reduction,
+                    torch.rand(2, 1, 3).double(),
+                ),
+                differentiable=(0,),
+            ),
         ]
     check_operator(sigmoid_focal_loss_from_labels, samples, device, second_derivative=True)
     if reduction != "none":
-        args = (x.to(device), torch.tensor([0, 2, 3, -1, 1], device=device), 0.25, 2.0, 1, False)
+        args = (x.to(device), torch.tensor([0, 2, 3, -1, 1], device=device), None, 0.25, 2.0, 1, False)
         torch.library.opcheck(torch.ops.detops.sigmoid_focal_loss_from_labels_with_gradient.default, args)
 
 
@@ -212,10 +223,70 @@ def test_dtypes_of_labels(device: torch.device, dtype: torch.dtype) -> None:
 def test_layouts_of_logits(device: torch.device) -> None:
     x, labels = logits(40, 91).to(device), torch.randint(-1, 92, (40,), device=device)
     padded = torch.cat([x, x], 1)[:, :91]
-    for reduction in REDUCTIONS:
-        expected = sigmoid_focal_loss_from_labels(x, labels, reduction=reduction)
-        for layout in (x.t().contiguous().t(), padded, x.flip(0).flip(0)):
-            assert_equal(sigmoid_focal_loss_from_labels(layout, labels, reduction=reduction), expected)
+    for layout in (x.t().contiguous().t(), padded, x.flip(0).flip(0)):
+        for reduction in REDUCTIONS:
+            expected = sigmoid_focal_loss_from_labels(x, labels, reduction=reduction)
+            actual = sigmoid_focal_loss_from_labels(layout, labels, reduction=reduction)
+            if reduction == "none":
+                assert_equal(actual, expected)
+            else:  # the order of a sum depends on the layout
+                torch.testing.assert_close(actual, expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 5, 7, 9), (1, 1, 4, 3, 2), (2, 2, 1, 33, 50), (1, 2, 200, 2, 2), (3, 1, 1, 1, 1)]
+)
+def test_maps_of_logits(device: torch.device, shape: tuple[int, ...], label_dtype: torch.dtype) -> None:
+    """A head's map (B, A * C, H, W) as it lies in memory, whatever that is, is rows of logits bit for bit."""
+    images, anchors, classes, height, width = shape
+    labels = torch.randint(-1, classes + 1, (images, height, width, anchors)).clamp(max=torch.iinfo(label_dtype).max)
+    labels = labels.clamp(min=torch.iinfo(label_dtype).min).to(device, label_dtype)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        of_map = logits(images, anchors * classes, height, width).to(device, dtype)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            leaf = of_map.contiguous(memory_format=layout).requires_grad_()
+            aligned = leaf.unflatten(1, (anchors, classes)).permute(0, 3, 4, 1, 2)
+            loss = sigmoid_focal_loss_from_labels(aligned, labels, reduction="none")
+            (grad,) = torch.autograd.grad(loss.sum(), leaf)
+            assert grad.is_contiguous(memory_format=layout)
+            rows = aligned.detach().reshape(-1, classes).requires_grad_()
+            wanted = sigmoid_focal_loss_from_labels(rows, labels.flatten(), reduction="none")
+            (wanted_grad,) = torch.autograd.grad(wanted.sum(), rows)
+            assert_equal(loss.detach().reshape(-1, classes), wanted.detach())
+            assert_equal(grad.unflatten(1, (anchors, classes)).permute(0, 3, 4, 1, 2).reshape(-1, classes), wanted_grad)
+            total = sigmoid_focal_loss_from_labels(aligned, labels, reduction="sum")
+            torch.testing.assert_close(total.double(), wanted.double().sum(), rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_repeated_labels(device: torch.device) -> None:
+    """Of a stride of 0, which could be taken for the classes' own."""
+    x, labels = logits(6, 5, 4).to(device), torch.randint(-1, 5, (6, 1), device=device)
+    every = labels.expand(6, 5)
+    for layout in (x, x.permute(1, 2, 0).contiguous().permute(2, 0, 1)):
+        actual = sigmoid_focal_loss_from_labels(layout, every, reduction="none")
+        assert_equal(actual, sigmoid_focal_loss_from_labels(x, every.contiguous(), reduction="none"))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_weights_of_labelled_logits(device: torch.device, reduction: str) -> None:
+    x, labels = logits(2, 30, 3, 7).to(device), torch.randint(-1, 8, (2, 30, 3), device=device)
+    each = sigmoid_focal_loss_from_labels(x, labels, reduction="none")
+    for shape in ((), (7,), (3, 1), (2, 1, 1, 1), (2, 30, 3, 7)):
+        weight = torch.rand(shape, device=device, dtype=torch.float64, requires_grad=True)
+        leaf = x.clone().requires_grad_()
+        loss = sigmoid_focal_loss_from_labels(leaf, labels, reduction=reduction, weight=weight)
+        expected = {"none": lambda t: t, "sum": torch.sum, "mean": torch.mean}[reduction](each * weight)
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-14, atol=0)
+        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+        plain_leaf = x.clone().requires_grad_()
+        plain = sigmoid_focal_loss_from_labels(plain_leaf, labels, reduction="none") * weight.detach()
+        (expected_grad,) = torch.autograd.grad(plain.mean() if reduction == "mean" else plain.sum(), plain_leaf)
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-14, atol=0)
+    with pytest.raises(
+        RuntimeError, match=r"weight that broadcasts to the shape of logits, \(2, 30, 3, 7\), got \(8\)"
+    ):
+        sigmoid_focal_loss_from_labels(x, labels, weight=torch.ones(8, device=device))
 
 
 def test_empty(device: torch.device) -> None:
@@ -359,7 +430,8 @@ def test_says_what_is_wrong(device: torch.device, make, message: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda a: (a[0], a[0].long()), r"expected logits of shape \(\*, \*\), got \(4\)"),
+        (lambda a: (a[0, 0], a[0].long()), r"expected logits of shape \(..., C\), got \(\)"),
+        (lambda a: (a[0], a[0].long()), r"expected labels of shape \(\), got \(4\)"),
         (lambda a: (a, torch.zeros(4, dtype=torch.int64)), r"expected labels of shape \(5\), got \(4\)"),
         (lambda a: (a, torch.zeros(5, 1, dtype=torch.int64)), r"expected labels of shape \(5\), got \(5, 1\)"),
         (lambda a: (a, a[:, 0]), r"expected labels of an integer dtype, got float64"),
