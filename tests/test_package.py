@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,20 @@ def test_instruction_sets() -> None:
     assert detops._C.instruction_set() in supported
     with pytest.raises(ValueError, match="set_instruction_set: expected one that this processor supports, got 'mmx'"):
         detops._C.set_instruction_set("mmx")
+
+
+def test_table_of_operators_in_readme() -> None:
+    """A row for every public name; a kernel where it says so; a test that is there."""
+    root = Path(__file__).parents[1]
+    table = (root / "README.md").read_text().partition("## Operators")[2].partition("## Detectors")[0]
+    listed: list[str] = []
+    for row in re.findall(r"^\| (`.+)\|$", table, re.MULTILINE):
+        names, _, _, cpu, cuda, _, _, test, _ = (cell.strip() for cell in row.split("|"))
+        listed += re.findall(r"`(\w+)`", names)
+        assert (root / test.partition("(")[2].strip("()")).exists(), names
+        kernels = [getattr(torch.ops.detops, name, None) for name in listed[-names.count("`") // 2 :]]
+        registered = [op for op in kernels if op and torch._C._dispatch_has_kernel_for_dispatch_key(op.default.name(), "CPU")]
+        assert (cpu == "✓") == bool(registered), names
+        source = Path(test.partition("test_")[2].strip("()")).with_suffix(".cu")
+        assert (cuda == "✓") == (root / "csrc/ops" / source).exists(), names
+    assert sorted(listed) == sorted([*OPERATORS, *MODULES])

@@ -1,5 +1,6 @@
 """The operators: torchvision's names and meanings, and those beyond (see README)."""
 
+from . import _indices_above as _indices_above
 from .anchor_grid import anchor_grid as anchor_grid
 from .balanced_l1_loss import balanced_l1_loss as balanced_l1_loss
 from .box_iou import box_iou as box_iou

@@ -69,7 +69,7 @@ def test_training_together(name: str, steps: int) -> None:
     theirs, ours = (model.train() for model in pairs.pair(name))
     sizes = [(96, 110), (80, 90)][: 2 if "ssdlite" in name else 1]  # its last map is a pixel, too little to normalise
     images, targets = pairs.images(*sizes), [pairs.target(size, 3) for size in sizes]
-    optimisers = [torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9) for model in (theirs, ours)]
+    optimisers = [torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9) for model in (theirs, ours)]
     totals: list[list[float]] = [[], []]
     for step in range(steps):
         for model, optimiser, history in zip((theirs, ours), optimisers, totals, strict=True):
