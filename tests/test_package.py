@@ -92,7 +92,9 @@ def test_table_of_operators_in_readme() -> None:
         listed += re.findall(r"`(\w+)`", names)
         assert (root / test.partition("(")[2].strip("()")).exists(), names
         kernels = [getattr(torch.ops.detops, name, None) for name in listed[-names.count("`") // 2 :]]
-        registered = [op for op in kernels if op and torch._C._dispatch_has_kernel_for_dispatch_key(op.default.name(), "CPU")]
+        registered = [
+            op for op in kernels if op and torch._C._dispatch_has_kernel_for_dispatch_key(op.default.name(), "CPU")
+        ]
         assert (cpu == "✓") == bool(registered), names
         source = Path(test.partition("test_")[2].strip("()")).with_suffix(".cu")
         assert (cuda == "✓") == (root / "csrc/ops" / source).exists(), names
