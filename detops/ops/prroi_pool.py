@@ -1,12 +1,12 @@
 """Regions of a feature map, each divided into bins over which the interpolated map is integrated."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import _checks, _rois
+from . import _rois
 
 _PRROI_POOL = torch.ops.detops.prroi_pool.default
 
@@ -43,54 +43,16 @@ def prroi_pool(input: Tensor, rois: Tensor, output_size: int | Sequence[int], sp
     return _PRROI_POOL(input, rois, spatial_scale, pooled_height, pooled_width)
 
 
-class PrRoIPool(nn.Module):
+class PrRoIPool(_rois.Pool):
     """:func:`prroi_pool` as a module."""
-
-    def __init__(self, output_size: int | Sequence[int], spatial_scale: float) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         return prroi_pool(input, rois, self.output_size, self.spatial_scale)
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
-
-
-@torch.library.register_fake("detops::prroi_pool")
-def _(input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int) -> Tensor:
-    _rois.check("prroi_pool", "input", input, rois, pooled_height, pooled_width)
-    sizes = (rois.shape[0], input.shape[1], pooled_height, pooled_width)
-    return _rois.new_maps(input, sizes, _rois.is_channels_last(input))
-
-
-@torch.library.register_fake("detops::prroi_pool_backward")
-def _(
-    grad: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    channels_last: bool,
-) -> Tensor:
-    op = "prroi_pool_backward"
-    _rois.check(op, "grad", grad, rois, pooled_height, pooled_width)
-    _checks.check_shape(op, "grad", grad, (rois.shape[0], channels, pooled_height, pooled_width))
-    return _rois.new_maps(grad, (batch, channels, height, width), channels_last)
-
 
 @torch.library.register_fake("detops::prroi_pool_backward_rois")
-def _(grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int) -> Tensor:
-    op = "prroi_pool_backward_rois"
-    _rois.check(op, "input", input, rois, pooled_height, pooled_width)
-    _checks.check_shape(op, "grad", grad, (rois.shape[0], input.shape[1], pooled_height, pooled_width))
-    _checks.check_same_dtype(op, "input", input, "grad", grad)
-    _checks.check_same_device(op, "input", input, "grad", grad)
+def _(grad: Tensor, input: Tensor, rois: Tensor, *grid: Any) -> Tensor:
+    _rois.check_pooled("prroi_pool_backward_rois", grad, input, rois, *grid)
     return rois.new_empty(rois.shape)
 
 
@@ -111,10 +73,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (grad_input, grad_rois, None, None, None)
 
 
-def _no_second_derivative(ctx: Any, grad: Tensor) -> NoReturn:
-    _checks.fail("prroi_pool", "expected to be differentiated once, got a second derivative")
-
-
+_rois.register_fake_pool("prroi_pool")
+_rois.register_fake_gradient("prroi_pool")
 torch.library.register_autograd("detops::prroi_pool", _backward, setup_context=_setup_context)
-torch.library.register_autograd("detops::prroi_pool_backward", _no_second_derivative)
-torch.library.register_autograd("detops::prroi_pool_backward_rois", _no_second_derivative)
+_rois.refuse_second_derivative("prroi_pool", "prroi_pool_backward", "prroi_pool_backward_rois")

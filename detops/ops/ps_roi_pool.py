@@ -1,10 +1,9 @@
 """Position-sensitive regions of a feature map, each bin averaging pixels of a channel of its own."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import _rois
 
@@ -43,66 +42,11 @@ def ps_roi_pool(
     return torch.ops.detops.ps_roi_pool.default(input, rois, spatial_scale, pooled_height, pooled_width)
 
 
-class PSRoIPool(nn.Module):
+class PSRoIPool(_rois.Pool):
     """:func:`ps_roi_pool` as a module."""
-
-    def __init__(self, output_size: int | Sequence[int], spatial_scale: float) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
 
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         return ps_roi_pool(input, rois, self.output_size, self.spatial_scale)
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
 
-
-@torch.library.register_fake("detops::ps_roi_pool")
-def _(input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int) -> Tensor:
-    return _rois.fake_position_sensitive("ps_roi_pool", input, rois, pooled_height, pooled_width)
-
-
-@torch.library.register_fake("detops::ps_roi_pool_backward")
-def _(
-    grad: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    channels_last: bool,
-) -> Tensor:
-    sizes = (batch, channels, height, width)
-    return _rois.fake_position_sensitive_backward("ps_roi_pool_backward", grad, rois, sizes, channels_last)
-
-
-def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, rois, ctx.spatial_scale, _, _ = inputs
-    ctx.save_for_backward(rois)
-    ctx.sizes = maps.shape
-    ctx.channels_last = _rois.is_channels_last(maps)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (rois,) = ctx.saved_tensors
-    grad_input = torch.ops.detops.ps_roi_pool_backward(grad, rois, ctx.spatial_scale, *ctx.sizes, ctx.channels_last)
-    return (grad_input, None, None, None, None)
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, rois, ctx.spatial_scale, *_ = inputs
-    ctx.save_for_backward(rois)
-    ctx.pooled = grad.shape[2:]
-
-
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient is linear in what it is given; its transpose is the forward operator."""
-    (rois,) = ctx.saved_tensors
-    pooled = torch.ops.detops.ps_roi_pool(grad, rois, ctx.spatial_scale, *ctx.pooled)
-    return (pooled, *(None for _ in range(7)))
-
-
-torch.library.register_autograd("detops::ps_roi_pool", _backward, setup_context=_setup_forward)
-torch.library.register_autograd("detops::ps_roi_pool_backward", _double_backward, setup_context=_setup_backward)
+_rois.register_position_sensitive("ps_roi_pool")

@@ -1,12 +1,11 @@
 """Regions of a feature map, cropped and resized by averaging bilinear samples."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import _checks, _rois
+from . import _rois
 
 
 def roi_align(
@@ -49,91 +48,18 @@ def roi_align(
     )
 
 
-class RoIAlign(nn.Module):
+class RoIAlign(_rois.Pool):
     """:func:`roi_align` as a module."""
 
     def __init__(
         self, output_size: int | Sequence[int], spatial_scale: float, sampling_ratio: int, aligned: bool = False
     ) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
+        super().__init__(output_size, spatial_scale)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         return roi_align(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
 
-    def extra_repr(self) -> str:
-        return (
-            f"output_size={self.output_size}, spatial_scale={self.spatial_scale}, "
-            f"sampling_ratio={self.sampling_ratio}, aligned={self.aligned}"
-        )
 
-
-@torch.library.register_fake("detops::roi_align")
-def _(
-    input: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    _rois.check("roi_align", "input", input, rois, pooled_height, pooled_width)
-    sizes = (rois.shape[0], input.shape[1], pooled_height, pooled_width)
-    return _rois.new_maps(input, sizes, _rois.is_channels_last(input))
-
-
-@torch.library.register_fake("detops::roi_align_backward")
-def _(
-    grad: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    sampling_ratio: int,
-    aligned: bool,
-    channels_last: bool,
-) -> Tensor:
-    op = "roi_align_backward"
-    _rois.check(op, "grad", grad, rois, pooled_height, pooled_width)
-    _checks.check_shape(op, "grad", grad, (rois.shape[0], channels, pooled_height, pooled_width))
-    return _rois.new_maps(grad, (batch, channels, height, width), channels_last)
-
-
-def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, rois, *ctx.grid = inputs
-    ctx.save_for_backward(rois)
-    ctx.sizes = maps.shape
-    ctx.channels_last = _rois.is_channels_last(maps)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (rois,) = ctx.saved_tensors
-    *scale_and_size, sampling_ratio, aligned = ctx.grid
-    grad_input = torch.ops.detops.roi_align_backward(
-        grad, rois, *scale_and_size, *ctx.sizes, sampling_ratio, aligned, ctx.channels_last
-    )
-    return (grad_input, None, None, None, None, None, None)
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, rois, spatial_scale, pooled_height, pooled_width, *_, sampling_ratio, aligned, _ = inputs
-    ctx.save_for_backward(rois)
-    ctx.grid = (spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned)
-
-
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient is linear in what it is given; its transpose is the forward operator."""
-    (rois,) = ctx.saved_tensors
-    return (torch.ops.detops.roi_align(grad, rois, *ctx.grid), *(None for _ in range(11)))
-
-
-torch.library.register_autograd("detops::roi_align", _backward, setup_context=_setup_forward)
-torch.library.register_autograd("detops::roi_align_backward", _double_backward, setup_context=_setup_backward)
+_rois.register_linear("roi_align")

@@ -1,12 +1,11 @@
 """Rotated regions of a feature map, cropped, turned upright and resized by averaging bilinear samples."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _checks, _rois
+from . import _rois
 
 _ROI_ALIGN_ROTATED = torch.ops.detops.roi_align_rotated.default
 
@@ -52,84 +51,4 @@ def roi_align_rotated(
     )
 
 
-def _check(op: str, name: str, maps: Tensor, rois: Tensor, pooled_height: int, pooled_width: int) -> None:
-    _checks.check_floating(op, name, maps)
-    if name == "input":
-        _checks.check_shape(op, "input", maps, (None, None, None, None))
-    _checks.check_floating(op, "rois", rois)
-    _checks.check_shape(op, "rois", rois, (None, 6))
-    _checks.check_same_device(op, name, maps, "rois", rois)
-    if pooled_height <= 0:
-        _checks.fail(op, f"expected pooled_height of at least 1, got {pooled_height}")
-    if pooled_width <= 0:
-        _checks.fail(op, f"expected pooled_width of at least 1, got {pooled_width}")
-
-
-@torch.library.register_fake("detops::roi_align_rotated")
-def _(
-    input: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
-) -> Tensor:
-    _check("roi_align_rotated", "input", input, rois, pooled_height, pooled_width)
-    sizes = (rois.shape[0], input.shape[1], pooled_height, pooled_width)
-    return _rois.new_maps(input, sizes, _rois.is_channels_last(input))
-
-
-@torch.library.register_fake("detops::roi_align_rotated_backward")
-def _(
-    grad: Tensor,
-    rois: Tensor,
-    spatial_scale: float,
-    pooled_height: int,
-    pooled_width: int,
-    batch: int,
-    channels: int,
-    height: int,
-    width: int,
-    sampling_ratio: int,
-    aligned: bool,
-    clockwise: bool,
-    channels_last: bool,
-) -> Tensor:
-    op = "roi_align_rotated_backward"
-    _check(op, "grad", grad, rois, pooled_height, pooled_width)
-    _checks.check_shape(op, "grad", grad, (rois.shape[0], channels, pooled_height, pooled_width))
-    return _rois.new_maps(grad, (batch, channels, height, width), channels_last)
-
-
-def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    maps, rois, *ctx.grid = inputs
-    ctx.save_for_backward(rois)
-    ctx.sizes = maps.shape
-    ctx.channels_last = _rois.is_channels_last(maps)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    (rois,) = ctx.saved_tensors
-    scale_and_size, sampling = ctx.grid[:3], ctx.grid[3:]
-    grad_input = torch.ops.detops.roi_align_rotated_backward(
-        grad, rois, *scale_and_size, *ctx.sizes, *sampling, ctx.channels_last
-    )
-    return (grad_input, *(None for _ in range(7)))
-
-
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, rois, spatial_scale, pooled_height, pooled_width, *_, sampling_ratio, aligned, clockwise, _ = inputs
-    ctx.save_for_backward(rois)
-    ctx.grid = (spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise)
-
-
-def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """The gradient is linear in what it is given; its transpose is the forward operator."""
-    (rois,) = ctx.saved_tensors
-    return (torch.ops.detops.roi_align_rotated(grad, rois, *ctx.grid), *(None for _ in range(12)))
-
-
-torch.library.register_autograd("detops::roi_align_rotated", _backward, setup_context=_setup_forward)
-torch.library.register_autograd("detops::roi_align_rotated_backward", _double_backward, setup_context=_setup_backward)
+_rois.register_linear("roi_align_rotated", columns=6)

@@ -1,12 +1,12 @@
 """Regions of a feature map, each divided into bins of which the largest value is taken."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import _checks, _rois
+from . import _rois
 
 
 def roi_pool(
@@ -43,35 +43,16 @@ def roi_pool(
     return torch.ops.detops.roi_pool.default(input, rois, spatial_scale, pooled_height, pooled_width)
 
 
-class RoIPool(nn.Module):
+class RoIPool(_rois.Pool):
     """:func:`roi_pool` as a module."""
-
-    def __init__(self, output_size: int | Sequence[int], spatial_scale: float) -> None:
-        super().__init__()
-        self.output_size = output_size
-        self.spatial_scale = spatial_scale
 
     def forward(self, input: Tensor, rois: Tensor | Sequence[Tensor]) -> Tensor:
         return roi_pool(input, rois, self.output_size, self.spatial_scale)
 
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}, spatial_scale={self.spatial_scale}"
-
-
-@torch.library.register_fake("detops::roi_pool")
-def _(input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int) -> Tensor:
-    _rois.check("roi_pool", "input", input, rois, pooled_height, pooled_width)
-    sizes = (rois.shape[0], input.shape[1], pooled_height, pooled_width)
-    return _rois.new_maps(input, sizes, _rois.is_channels_last(input))
-
 
 @torch.library.register_fake("detops::roi_pool_backward")
-def _(grad: Tensor, input: Tensor, rois: Tensor, spatial_scale: float, pooled_height: int, pooled_width: int) -> Tensor:
-    op = "roi_pool_backward"
-    _rois.check(op, "input", input, rois, pooled_height, pooled_width)
-    _checks.check_shape(op, "grad", grad, (rois.shape[0], input.shape[1], pooled_height, pooled_width))
-    _checks.check_same_dtype(op, "input", input, "grad", grad)
-    _checks.check_same_device(op, "input", input, "grad", grad)
+def _(grad: Tensor, input: Tensor, *grid: Any) -> Tensor:
+    _rois.check_pooled("roi_pool_backward", grad, input, *grid)
     return _rois.new_maps(input, input.shape, _rois.is_channels_last(input))
 
 
@@ -84,9 +65,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (torch.ops.detops.roi_pool_backward(grad, *ctx.saved_tensors, *ctx.grid), None, None, None, None)
 
 
-def _no_second_derivative(ctx: Any, grad: Tensor) -> NoReturn:
-    _checks.fail("roi_pool_backward", "expected to be differentiated once, got a second derivative")
-
-
+_rois.register_fake_pool("roi_pool")
 torch.library.register_autograd("detops::roi_pool", _backward, setup_context=_setup_context)
-torch.library.register_autograd("detops::roi_pool_backward", _no_second_derivative)
+_rois.refuse_second_derivative("roi_pool_backward", "roi_pool_backward")
