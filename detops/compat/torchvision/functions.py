@@ -15,10 +15,11 @@ from .redirect import Replacement
 
 _DEVICES = ("cpu", "cuda") if torch._C._dispatch_has_kernel_for_dispatch_key("detops::nms", "CUDA") else ("cpu",)
 
+_ROTATED_FORMATS = ("cxcywhr", "xywhr", "xyxyxyxy")  # of which torchvision's overlaps are float32
+
 _SAME_ARGUMENTS = (
     "nms",
     "batched_nms",
-    "box_iou",
     "generalized_box_iou",
     "distance_box_iou",
     "complete_box_iou",
@@ -45,6 +46,13 @@ def served(arguments: Iterable[Any]) -> bool:
     return True
 
 
+def _box_iou(original: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, fmt: str) -> Tensor:
+    if not served((boxes1, boxes2)):
+        return original(boxes1, boxes2, fmt)
+    ious = ops.box_iou(boxes1, boxes2, fmt)
+    return ious.float() if fmt in _ROTATED_FORMATS else ious
+
+
 def _remove_small_boxes(original: Callable[..., Tensor], boxes: Tensor, min_size: float) -> Tensor:
     if boxes.dim() != 2 or not served((boxes,)):
         return original(boxes, min_size)
@@ -54,7 +62,7 @@ def _remove_small_boxes(original: Callable[..., Tensor], boxes: Tensor, min_size
 def _sigmoid_focal_loss(
     original: Callable[..., Tensor], inputs: Tensor, targets: Tensor, alpha: float, gamma: float, reduction: str
 ) -> Tensor:
-    if not (targets.is_floating_point() and gamma >= 0 and served((inputs, targets))):
+    if gamma < 0 or not served((inputs, targets)):
         return original(inputs, targets, alpha, gamma, reduction)
     return ops.sigmoid_focal_loss(inputs, targets, alpha, gamma, reduction)
 
@@ -70,6 +78,7 @@ def _replacement(name: str) -> Replacement:
 
 FUNCTIONS: list[tuple[Any, Replacement]] = [
     *((getattr(torchvision.ops, name), _replacement(name)) for name in _SAME_ARGUMENTS),
+    (torchvision.ops.box_iou, _box_iou),
     (torchvision.ops.remove_small_boxes, _remove_small_boxes),
     (torchvision.ops.sigmoid_focal_loss, _sigmoid_focal_loss),
 ]

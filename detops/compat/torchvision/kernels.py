@@ -19,7 +19,7 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 
 def _box_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    return _OPS.box_iou_rotated(boxes1, boxes2, over_first=False, aligned=False, clockwise=False, degrees=True)
+    return _OPS.box_iou_rotated(boxes1, boxes2, over_first=False, aligned=False, clockwise=False, degrees=True).float()
 
 
 def _roi_align(input: Tensor, rois: Tensor, *grid: Any) -> Tensor:
