@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from reached import RecordOperators, boxes, kernels_of, operators_of, scores
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 torchvision = pytest.importorskip("torchvision", reason="it is torchvision that is patched")
-from torchvision.models.detection import _utils, anchor_utils, retinanet, roi_heads, rpn  # noqa: E402
+from torchvision.models.detection import rpn  # noqa: E402
 from torchvision.ops import nms as imported_before_the_patch  # noqa: E402
 
 from detops.compat.torchvision import is_patched, patch, patching, unpatch  # noqa: E402
@@ -32,48 +32,11 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-class RecordOperators(TorchDispatchMode):
-    """Names of the operators called, ``"detops::nms"``, of detops and torchvision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("detops", "torchvision"):
-            self.names.add(func.name())
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.fixture(autouse=True)
 def _unpatched() -> Iterator[None]:
     yield
     unpatch()
     assert not is_patched()
-
-
-def boxes(number: int, seed: int = 0, side: float = 100.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(number, 2, generator=generator, dtype=torch.float64) * side
-    sides = 1 + torch.rand(number, 2, generator=generator, dtype=torch.float64) * side / 2
-    return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
-
-
-def scores(number: int, seed: int = 1) -> Tensor:
-    return torch.rand(number, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def operators_of(function: Callable[[], Any]) -> set[str]:
-    with RecordOperators() as record:
-        function()
-    return record.names
-
-
-def kernels_of(function: Callable[[], Any]) -> set[str]:
-    """Those that operators, compiled code and TorchScript call, too."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        function()
-    return {event.name for event in profile.events() if event.name.startswith("detops::")}
 
 
 MAPS = scores(2 * 36 * 12 * 14).view(2, 36, 12, 14)
@@ -445,85 +408,3 @@ def test_without_torchvision_it_says_what_to_install() -> None:
     result = _run("import sys; sys.modules['torchvision'] = None; import detops.compat.torchvision")
     assert result.stderr.splitlines()[-1].startswith("ImportError: ")
     assert 'pip install "detops[detectors]"' in result.stderr
-
-
-# Parts of the detectors
-
-
-def test_coders_and_anchors() -> None:
-    coder = _utils.BoxCoder((10.0, 10.0, 5.0, 5.0))
-    anchors = anchor_utils.AnchorGenerator(((16, 32), (48, 64)), ((0.5, 1.0), (1.0, 2.0)))
-    for dtype in (torch.float64, torch.float32, torch.float16):
-        found, codes = boxes(6).to(dtype), (scores(6 * 12).view(6, 12) - 0.5).to(dtype)
-        places = torchvision.models.detection.image_list.ImageList(MAPS.new_zeros(2, 3, 50, 70), [(50, 70), (40, 60)])
-        features = [torch.zeros(2, 1, 7, 9, dtype=dtype), torch.zeros(2, 1, 3, 4, dtype=dtype)]
-
-        def results(
-            found: Tensor = found, codes: Tensor = codes, places: Any = places, features: Any = features
-        ) -> Any:
-            return (
-                coder.encode_single(found, found.roll(1, 0)),
-                coder.decode([codes][0], [found[:2], found[2:]]),
-                coder.decode_single(codes[:0], found[:0]),
-                *anchors(places, features),
-            )
-
-        expected = results()
-        tolerance = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.5}[dtype]
-        with patch(), RecordOperators() as record:
-            actual = results()
-        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=tolerance)
-        assert torch.equal(actual[3], expected[3])
-        assert actual[3].data_ptr() != actual[4].data_ptr()
-        assert record.names == {f"detops::{op}" for op in ("encode_boxes", "decode_boxes", "anchor_grid")}
-
-
-class _Mine(_utils.Matcher):
-    def __call__(self, match_quality_matrix: Tensor) -> Tensor:
-        return super().__call__(match_quality_matrix * 0.5)
-
-
-@pytest.mark.parametrize("matcher", [_utils.Matcher(0.5, 0.3, True), _utils.Matcher(0.4, 0.4), _Mine(0.5, 0.1)])
-def test_assignments(matcher: Any) -> None:
-    targets = [{"boxes": b, "labels": torch.arange(1, len(b) + 1)} for b in (boxes(5), boxes(0), boxes(1, seed=6))]
-    places = [boxes(200, seed=7), boxes(150, seed=8), boxes(90, seed=9)]
-    regions = rpn.RegionProposalNetwork(None, None, 0.7, 0.3, 8, 0.5, {}, {}, 0.7)
-    heads = roi_heads.RoIHeads(None, None, None, 0.5, 0.5, 8, 0.5, None, 0.1, 0.5, 8)
-    regions.proposal_matcher = heads.proposal_matcher = matcher
-    gt_boxes, gt_labels = ([target[key] for target in targets] for key in ("boxes", "labels"))
-
-    def results() -> Any:
-        return (
-            regions.assign_targets_to_anchors(places, targets),
-            heads.assign_targets_to_proposals(places, gt_boxes, gt_labels),
-        )
-
-    expected = results()
-    with patch(), RecordOperators() as record:
-        torch.testing.assert_close(results(), expected, rtol=0, atol=0)
-    own = type(matcher) is _utils.Matcher
-    assert record.names == {"detops::match_boxes_of_images" if own else "detops::box_iou"}
-
-
-def test_retinanet_keeps_what_others_put_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = retinanet.RetinaNetClassificationHead(8, 1, 5)
-    outputs = {"cls_logits": scores(2 * 40 * 5).view(2, 40, 5) - 0.5}
-    targets = [{"labels": torch.tensor([4, 0])}, {"labels": torch.tensor([], dtype=torch.int64)}]
-    matches = [torch.arange(40) % 4 - 2, torch.full((40,), -1)]
-    expected = head.compute_loss(targets, outputs, matches)
-    with patch():
-        torch.testing.assert_close(head.compute_loss(targets, outputs, matches), expected, rtol=1e-9, atol=0)
-        with pytest.raises(IndexError):
-            head.compute_loss([{"labels": torch.tensor([5, 0])}, targets[1]], outputs, matches)
-        monkeypatch.setattr(retinanet, "sigmoid_focal_loss", lambda *args, reduction: torch.tensor(7.0))
-        few = targets[:1], {"cls_logits": outputs["cls_logits"][:1]}, matches[:1]
-        assert float(head.compute_loss(*few)) == pytest.approx(7 / 20)
-
-
-def test_pyramids_with_a_gap_are_torchvisions() -> None:
-    pyramid = tv.MultiScaleRoIAlign(["a", "b"], 3, 2)
-    arguments = {"a": MAPS, "b": MAPS[..., ::4, ::4]}, [boxes(20, side=400), boxes(9, side=400)], [(96, 112)] * 2
-    expected = pyramid(*arguments)
-    with patch(), RecordOperators() as record:
-        torch.testing.assert_close(pyramid(*arguments), expected, rtol=1e-9, atol=1e-9)
-    assert record.names == {"detops::roi_align"}

@@ -27,10 +27,11 @@ _Method = Callable[..., Any]
 
 def encode_single(original: _Method, self: Any, reference_boxes: Tensor, proposals: Tensor) -> Tensor:
     """Of ``BoxCoder``."""
-    alike = reference_boxes.dtype == proposals.dtype and reference_boxes.shape == proposals.shape
-    if not (alike and _is_matrix(proposals) and served((reference_boxes, proposals))):
+    fits = reference_boxes.shape == proposals.shape and _is_matrix(reference_boxes) and _is_matrix(proposals)
+    if not (fits and served((reference_boxes, proposals))):
         return original(self, reference_boxes, proposals)
-    return ops.encode_boxes(reference_boxes, proposals, self.weights)
+    dtype = torch.promote_types(reference_boxes.dtype, proposals.dtype)
+    return ops.encode_boxes(reference_boxes.to(dtype), proposals, self.weights)
 
 
 def decode_single(original: _Method, self: Any, rel_codes: Tensor, boxes: Tensor) -> Tensor:
