@@ -40,6 +40,6 @@ def operators_of(function: Callable[[], Any]) -> set[str]:
 
 def kernels_of(function: Callable[[], Any]) -> set[str]:
     """Those that operators, compiled code and TorchScript call, too."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profile:
         function()
     return {event.name for event in profile.events() if event.name.startswith("detops::")}

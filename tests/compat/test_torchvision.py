@@ -27,9 +27,7 @@ from detops.compat.torchvision.models import METHODS  # noqa: E402
 
 tv = torchvision.ops
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`torch.jit:FutureWarning", "ignore:`create_unbacked_symint`:FutureWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:`create_unbacked_symint`")
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +148,6 @@ def test_operators_of_the_dispatcher_run_on_detops() -> None:
     geometry = (1, 1, 0, 0, 1, 1, 1, 1)
     maps = MAPS.clone().requires_grad_()
     rois = torch.cat([torch.zeros(5, 1), ROIS[0]], dim=1)
-    turned = torch.cat([boxes(6)[:, :2], boxes(6, seed=3)[:, :2].abs() + 3, 90 * scores(6)[:, None]], dim=1)
 
     def results() -> list[Tensor]:
         outputs = [
@@ -160,19 +157,30 @@ def test_operators_of_the_dispatcher_run_on_detops() -> None:
         ]
         loss = sum(output.square().sum() for output in outputs)
         gradients = torch.autograd.grad(loss, (maps, weight, bias))
-        return [*outputs, *gradients, calls.nms(boxes(60), scores(60), 0.4), calls.box_iou_rotated(turned, turned + 1)]
+        return [*outputs, *gradients, calls.nms(boxes(60), scores(60), 0.4)]
 
     expected = results()
     with patch():
         actual, used = results(), kernels_of(results)
-    torch.testing.assert_close(actual[:-1], expected[:-1], rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(actual[-1], expected[-1], rtol=0, atol=1e-5)
-    names = "nms box_iou_rotated roi_align roi_align_backward deform_conv2d deform_conv2d_backward"
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-8)
+    names = "nms roi_align roi_align_backward deform_conv2d deform_conv2d_backward"
     assert used == {f"detops::{name}" for name in names.split()}
     assert not kernels_of(results)
 
 
-@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.skipif(
+    not hasattr(torch.ops.torchvision, "box_iou_rotated"), reason="this torchvision has no rotated boxes"
+)
+def test_overlaps_of_rotated_boxes() -> None:
+    turned = torch.cat([boxes(6)[:, :2], boxes(6, seed=3)[:, :2].abs() + 3, 90 * scores(6)[:, None]], dim=1)
+    for call in (torch.ops.torchvision.box_iou_rotated, functools.partial(tv.box_iou, fmt="cxcywhr")):
+        expected = call(turned, turned + 1)
+        with patch():
+            torch.testing.assert_close(call(turned, turned + 1), expected, rtol=0, atol=1e-5)
+            assert kernels_of(lambda call=call: call(turned, turned)) == {"detops::box_iou_rotated"}
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_what_detops_does_not_serve_is_torchvisions() -> None:
     some, others = boxes(5), boxes(5, seed=3)
     logits, classes = scores(6) - 0.5, (scores(6) > 0.5).double()

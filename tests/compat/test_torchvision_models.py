@@ -100,7 +100,7 @@ def test_losses_and_gradients(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:RCNN always returns:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:RCNN always returns:UserWarning")
 def test_torchscript_compiles_the_original_of_every_part() -> None:
     model = _model("fasterrcnn_mobilenet_v3_large_320_fpn").eval()
     images = pairs.images(*SIZES, dtype=torch.float32)

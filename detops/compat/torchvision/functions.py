@@ -46,7 +46,7 @@ def served(arguments: Iterable[Any]) -> bool:
     return True
 
 
-def _box_iou(original: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, fmt: str) -> Tensor:
+def _box_iou(original: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
     if not served((boxes1, boxes2)):
         return original(boxes1, boxes2, fmt)
     ious = ops.box_iou(boxes1, boxes2, fmt)

@@ -67,14 +67,21 @@ class Kernels:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that torchvision's are overridden
             for name, kernel in _KERNELS.items():
-                for key in ("CPU", "CUDA"):
-                    if torch._C._dispatch_has_kernel_for_dispatch_key(f"detops::{name.removeprefix('_')}", key):
-                        self._library.impl(name, _below_autograd(kernel), key, allow_override=True)
+                for key in _keys(name):
+                    self._library.impl(name, _below_autograd(kernel), key, allow_override=True)
 
     def end(self) -> None:
         if self._library is not None:
             self._library._destroy()
             self._library = None
+
+
+def _keys(name: str) -> list[str]:
+    """Where detops has a kernel for an operator that this torchvision has."""
+    if not hasattr(torch.ops.torchvision, name):
+        return []
+    ours = f"detops::{name.removeprefix('_')}"
+    return [key for key in ("CPU", "CUDA") if torch._C._dispatch_has_kernel_for_dispatch_key(ours, key)]
 
 
 def _below_autograd(kernel: Callable[..., Any]) -> Callable[..., Any]:
