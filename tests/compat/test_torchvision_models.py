@@ -1,5 +1,6 @@
 """torchvision's detectors while patched: the same detections, losses and gradients, part by part and as a whole."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import detector_pairs as pairs
@@ -37,6 +38,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 _TWO_STAGES = {"anchor_grid", "decode_boxes", "remove_small_boxes", "batched_nms"}
 _LOSSES = {"encode_boxes", "match_boxes_of_images"}
 SIZES = [(90, 110), (80, 64)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The images are small: on a busy machine threads wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_every_detector_of_torchvision_is_here() -> None:
