@@ -16,6 +16,7 @@ import pytest
 import torch
 from reached import RecordOperators, boxes, kernels_of, operators_of, scores
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 torchvision = pytest.importorskip("torchvision", reason="it is torchvision that is patched")
 from torchvision.models.detection import rpn  # noqa: E402
@@ -166,6 +167,17 @@ def test_operators_of_the_dispatcher_run_on_detops() -> None:
     names = "nms roi_align roi_align_backward deform_conv2d deform_conv2d_backward"
     assert used == {f"detops::{name}" for name in names.split()}
     assert not kernels_of(results)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_on_a_gpu(name: str) -> None:
+    args, kwargs = tree_map_only(Tensor, Tensor.cuda, CALLS[name])
+    function = getattr(tv, name)
+    expected = function(*args, **kwargs)
+    with patch(), RecordOperators() as record:
+        torch.testing.assert_close(function(*args, **kwargs), expected, rtol=1e-7, atol=1e-7)
+    assert record.names == {f"detops::{name}"}
 
 
 @pytest.mark.skipif(
