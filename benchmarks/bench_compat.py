@@ -5,46 +5,35 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor
 
 from detops.compat.torchvision import patch
 
+from . import bench_detectors as detectors
 from . import workloads
-from .bench_detectors import SIZE, _call, _similar
 from .common import Case
 
 OPERATORS = ("compat",)
 
 
 def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
-    """Yields three detectors of torchvision, inference and training step, and a caller of its operators."""
+    """Yields torchvision's detectors, without their networks and as a whole, and a caller of its operators."""
     if dtype not in (torch.float32, torch.float64):
         return
-    yield whole("ssdlite320_mobilenet_v3_large", False, device, dtype, quick=True)
-    yield whole("ssdlite320_mobilenet_v3_large", True, device, dtype, batch=2)  # its last map is a pixel
+    for training in (False, True):
+        yield _torchvisions(detectors.retinanet_without_networks(1, training, device, dtype))
+        yield _torchvisions(detectors.fasterrcnn_without_networks(1, training, device, dtype))
+    ssdlite = "ssdlite320_mobilenet_v3_large"
+    yield _torchvisions(detectors.whole(ssdlite, 1, False, device, dtype, quick=True))
+    yield _torchvisions(detectors.whole(ssdlite, 2, True, device, dtype))  # its last map is a pixel: two to normalise
     for name in ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"):
-        yield whole(name, False, device, dtype)
-        yield whole(name, True, device, dtype)
+        yield _torchvisions(detectors.whole(name, 1, False, device, dtype))
+        yield _torchvisions(detectors.whole(name, 1, True, device, dtype))
     try:
         ultralytics = importlib.import_module("ultralytics.utils.nms")
     except ImportError:
         return
     yield yolo(ultralytics.non_max_suppression, device, dtype)
-
-
-def whole(
-    name: str, training: bool, device: torch.device, dtype: torch.dtype, batch: int = 1, quick: bool = False
-) -> Case:
-    """A model of torchvision on images of 800 x 1216: inference, or a training step's losses and gradients."""
-    torch.manual_seed(0)
-    model = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None)
-    model.to(device, dtype).train(training)
-    images = [torch.rand(3, *SIZE, device=device, dtype=dtype) for _ in range(batch)]
-    call = _call(model, images, list(model.parameters()), device, dtype)
-    label = f"torchvision's {name}, {batch} x 800 x 1216, {'training step' if training else 'inference'}"
-    size = sum(image.nbytes for image in images)
-    return Case("compat", label, _sides(call), bytes=size, check=_similar, quick=quick)
 
 
 def yolo(suppress: Callable[..., list[Tensor]], device: torch.device, dtype: torch.dtype) -> Case:
@@ -62,6 +51,12 @@ def yolo(suppress: Callable[..., list[Tensor]], device: torch.device, dtype: tor
 
     label = "ultralytics' non_max_suppression, 8,400 boxes x 80 classes"
     return Case("compat", label, _sides(call), bytes=prediction.nbytes)
+
+
+def _torchvisions(case: Case) -> Case:
+    """A case of detectors, torchvision's model alone, as the case calls it."""
+    sides = _sides(case.run["torchvision"])
+    return Case("compat", f"torchvision's {case.name}", sides, bytes=case.bytes, check=case.check, quick=case.quick)
 
 
 def _sides(call: Callable[[], Any]) -> dict[str, Callable[[], Any]]:
