@@ -110,6 +110,21 @@ def test_losses_and_gradients(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
+def test_autocast(name: str) -> None:
+    model = _model(name).train()
+    images, targets = pairs.images(*SIZES, dtype=torch.float32), [_target(size, 3) for size in SIZES]
+    for target in targets:
+        target["boxes"] = target["boxes"].float()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, _ = _training_step(model, images, targets)
+        with patch(), RecordOperators() as record:
+            mine, _ = _training_step(model, images, targets)
+    torch.testing.assert_close(mine, losses, rtol=3e-2, atol=1e-3)
+    assert record.names >= {f"detops::{op}" for op in _operators(name, training=True)}
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit", "ignore:RCNN always returns:UserWarning")
 def test_torchscript_compiles_the_original_of_every_part() -> None:
     model = _model("fasterrcnn_mobilenet_v3_large_320_fpn").eval()
