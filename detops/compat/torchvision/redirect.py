@@ -17,12 +17,12 @@ Replacement = Callable[..., Any]  # (original, *arguments); the original does wh
 class Redirection:
     """One function, and where its calls go while the redirection is on.
 
-    Arguments arrive as the signature orders them, those that are not keyword-only by position, defaults filled in.
-    Traces of ``torch.jit.trace`` and the legacy ONNX exporter go to the original; so does TorchScript, which compiles
-    the source that it finds through ``__wrapped__``. ``torch.compile`` and ``torch.export`` follow the replacement.
+    Arguments arrive by position, in the order of the signature, defaults filled in. Traces of ``torch.jit.trace`` and
+    the legacy ONNX exporter go to the original; so does TorchScript, which compiles the source that it finds through
+    ``__wrapped__``. ``torch.compile`` and ``torch.export`` follow the replacement.
 
     Args:
-        function: A function, or a method as its class holds it.
+        function: A function, or a method as its class holds it; neither a closure nor with keyword-only arguments.
         replacement: Called with the original, then the arguments.
     """
 
@@ -48,28 +48,23 @@ def _twin(function: FunctionType) -> FunctionType:
     """Another function that does the same."""
     twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
     functools.update_wrapper(twin, function)
-    twin.__kwdefaults__ = function.__kwdefaults__
     del twin.__dict__["__wrapped__"]
     return twin
 
 
 def _detour(function: FunctionType, name: str) -> CodeType:
     """Code with the function's own parameters, which ``torch.compile`` remembers, that calls a global of its module."""
-    parameters = inspect.signature(function).parameters.values()
-    named = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    star = ["*"] if keywords else []
-    call = ", ".join([*named, *(f"{keyword}={keyword}" for keyword in keywords)])
+    parameters = ", ".join(inspect.signature(function).parameters)
     scope: dict[str, Any] = {}
-    exec(f"def detour({', '.join([*named, *star, *keywords])}):\n    return {name}({call})", scope)
+    exec(f"def detour({parameters}):\n    return {name}({parameters})", scope)
     return scope["detour"].__code__.replace(co_name=function.__name__, co_qualname=function.__qualname__)
 
 
 def _stand_in(original: FunctionType, replacement: Replacement) -> Callable[..., Any]:
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
+    def stand_in(*args: Any) -> Any:
         if not torch.compiler.is_compiling() and _is_traced_or_transformed():
-            return original(*args, **kwargs)
-        return replacement(original, *args, **kwargs)
+            return original(*args)
+        return replacement(original, *args)
 
     return stand_in
 
