@@ -1,0 +1,1 @@
+"""detops inside other packages: torchvision, mmcv, detectron2."""
