@@ -14,7 +14,9 @@ import detops
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--widest", action="store_true", help="on the CPU, test the widest instruction set only, and no emulated kernels"
+        "--widest",
+        action="store_true",
+        help="on the CPU, test the widest instruction set only, and no emulated kernels",
     )
 
 
