@@ -5,8 +5,7 @@ Weights are random, images small, proposals few; all else is as in the configura
 
 import importlib.util
 import inspect
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ MODELS: dict[str, set[str]] = {
     "pafpn/faster-rcnn_r50_pafpn_1x_coco.py": REGIONS,
     "carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py": REGIONS | {"carafe_forward", "carafe_backward"},
 }
-FEW = {"score_thr": 0.0, "nms_pre": 100, "max_per_img": 20, "num": 32}  # proposals, samples and results
+FEW = {"score_thr": 0.0, "nms_pre": 100, "max_per_img": 20, "num": 32, "num_queries": 30}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +64,8 @@ def configurations() -> Path:
 
 
 @pytest.fixture
-def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator["Functions"]:
-    yield Functions(monkeypatch)
+def functions(monkeypatch: pytest.MonkeyPatch) -> "Functions":
+    return Functions(monkeypatch)
 
 
 class Functions:
@@ -93,14 +92,18 @@ class Functions:
 
 
 def build(path: Path) -> Any:
-    from mmdet.registry import MODELS as registry
+    from mmdet import registry
     from mmengine.config import Config
 
     config = Config.fromfile(path).model
     config.data_preprocessor.pop("batch_augments", None)
     make_small(config)
     torch.manual_seed(0)
-    return registry.build(config)
+    model = registry.MODELS.build(config)
+    model.init_weights()
+    if path.parent.name == "ssd":
+        model.bbox_head.loss_cls = None  # mmdetection#11780: mmdet 3.3.0 looks at it, and SSD has none
+    return model
 
 
 def make_small(config: Any) -> None:
@@ -168,6 +171,9 @@ def listed(item: Any) -> list[Tensor]:
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
+        if value.dtype == torch.bool:
+            assert (found[name] != value).double().mean() < 1e-3, name  # masks: a pixel may lie at the threshold
+            continue
         scale = value.abs().max().item() if value.is_floating_point() and value.numel() > 0 else 0.0
         assert_close(found[name], value, rtol=1e-3, atol=1e-4 * scale, msg=lambda text, name=name: f"{name}: {text}")
 
