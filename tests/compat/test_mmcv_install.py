@@ -59,7 +59,7 @@ def test_a_compiled_module_stays_unless_forced(package: Path) -> None:
     assert "mmcv" not in sys.modules
     assert functions_of_ops().nms is None
     assert not mmcv.install()
-    with pytest.raises(RuntimeError, match=r"mmcv\.ops already runs on the mmcv\._ext of .*_ext\.py"):
+    with pytest.raises(RuntimeError, match=r"too late, mmcv\.ops is already imported with that of .*_ext\.py"):
         mmcv.install(force=True)
 
 
