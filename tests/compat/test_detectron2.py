@@ -141,14 +141,12 @@ def test_coco_evaluation(use_categories: bool) -> None:
     def instances(of: dict[tuple[int, int], list[dict[str, Any]]], image: int) -> list[list[C.InstanceAnnotation]]:
         by_category = [
             [
-                C.InstanceAnnotation(
-                    d["id"], d.get("score", 0.0), d["area"], bool(d["iscrowd"]), bool(d.get("ignore", 0))
-                )
+                C.InstanceAnnotation(d["id"], d.get("score", 0.0), d["area"], bool(d["iscrowd"]), bool(d.get("ignore")))
                 for d in of[image, c]
             ]
             for c in range(4)
         ]
-        return by_category if use_categories else [sum(by_category, [])]
+        return by_category if use_categories else [[one for instances in by_category for one in instances]]
 
     p = expected.params
     overlaps = [[expected.ious[i, c] for c in (range(4) if use_categories else [-1])] for i in range(12)]

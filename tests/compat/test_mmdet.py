@@ -28,6 +28,9 @@ pytestmark = [
 REGIONS = {"nms", "roi_align_forward", "roi_align_backward"}
 DEFORMABLE = {"deform_conv_forward", "deform_conv_backward_input", "deform_conv_backward_parameters"}
 MODULATED = {"modulated_deform_conv_forward", "modulated_deform_conv_backward"}
+ON_A_GPU = frozenset(
+    {"ms_deform_attn_forward", "ms_deform_attn_backward", "sigmoid_focal_loss_forward", "sigmoid_focal_loss_backward"}
+)
 # What each configuration calls of mmcv._ext, on the CPU.
 MODELS: dict[str, set[str]] = {
     "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": REGIONS,
@@ -91,11 +94,13 @@ class Functions:
         return call
 
 
-def build(path: Path) -> Any:
+def build(path: Path, **options: Any) -> Any:
+    """A model of a configuration file; options as "roi_head__num_stages" change it."""
     from mmdet import registry
     from mmengine.config import Config
 
     config = Config.fromfile(path).model
+    config.merge_from_dict({name.replace("__", "."): value for name, value in options.items()})
     config.data_preprocessor.pop("batch_augments", None)
     make_small(config)
     torch.manual_seed(0)
@@ -183,18 +188,59 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("configuration", MODELS)
 def test_detector(configurations: Path, functions: Functions, configuration: str) -> None:
-    size = 300 if configuration.startswith("ssd") else 64
     model = build(configurations / configuration)
+    compare(model, functions, MODELS[configuration], size=300 if configuration.startswith("ssd") else 64)
+
+
+def test_soft_nms(configurations: Path, functions: Functions) -> None:
+    suppression = {"_delete_": True, "type": "soft_nms", "iou_threshold": 0.5, "min_score": 0.0}
+    configuration = configurations / "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
+    compare(build(configuration, test_cfg__rcnn__nms=suppression), functions, REGIONS | {"softnms"})
+
+
+def test_what_only_a_gpu_calls(configurations: Path, functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU mmdet computes attention and focal loss in PyTorch: here with both made to take the other way."""
+    from mmcv.ops import multi_scale_deform_attn as attention
+    from mmdet.models.losses import focal_loss
+
+    def attend(value: Tensor, sizes: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        areas = sizes.prod(1)
+        starts = areas.cumsum(0) - areas
+        return attention.MultiScaleDeformableAttnFunction.apply(value, sizes, starts, places, weights, 64)
+
+    def focal(logits: Tensor, targets: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with_background = torch.cat([targets, 1 - targets.sum(1, keepdim=True)], dim=1)
+        return focal_loss.sigmoid_focal_loss(logits, with_background.argmax(1), *args, **kwargs)
+
+    def take_the_other_way() -> None:
+        monkeypatch.setattr(attention, "multi_scale_deformable_attn_pytorch", attend)
+        monkeypatch.setattr(focal_loss, "py_sigmoid_focal_loss", focal)
+
+    model = build(configurations / "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py")
+    compare(model, functions, set(), more=ON_A_GPU, between=take_the_other_way)
+
+
+def compare(
+    model: Any,
+    functions: Functions,
+    called: set[str],
+    *,
+    size: int = 64,
+    more: frozenset[str] = frozenset(),
+    between: Callable[[], None] = lambda: None,
+) -> None:
+    """A model on the stand-ins, then on detops; ``more`` is called there after what is done ``between``."""
     state = {name: value.clone() for name, value in model.state_dict().items()}
     functions.use(mmcv_stand_in.FUNCTIONS)
     expected = step_and_predict(model, size)
-    assert functions.called == MODELS[configuration]
+    assert functions.called == called
     assert expected["bboxes of image 0"].shape[0] > 5
     assert sum(name.startswith("d ") for name in expected) > 20
 
     model.load_state_dict(state)
     model.zero_grad()
+    between()
     functions.use(functions.ours)
     found = step_and_predict(model, size)
-    assert functions.called == MODELS[configuration]
+    assert functions.called == called | more
     assert_same(found, expected)
