@@ -164,6 +164,37 @@ def test_attention(mmcv_ops: Any) -> None:
     )
 
 
+def test_mixed_precision(mmcv_ops: Any) -> None:
+    from mmcv.ops import multi_scale_deform_attn as module
+
+    def attend(value: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+        sizes, starts = torch.tensor([[4, 5], [2, 3]]), torch.tensor([0, 20])
+        return module.MultiScaleDeformableAttnFunction.apply(value, sizes, starts, places, weights, 64)
+
+    maps, rois = torch.randn(2, 8, 8, 9).bfloat16(), rois_over(8, 9).bfloat16()
+    offset, mask, weight = torch.randn(2, 18, 8, 9), torch.rand(2, 9, 8, 9), torch.randn(4, 8, 3, 3)
+    calls: dict[Callable[..., Tensor], tuple[Tensor, ...]] = {
+        attend: (torch.randn(2, 26, 2, 3), torch.rand(2, 4, 2, 2, 3, 2), torch.rand(2, 4, 2, 2, 3)),
+        lambda maps: mmcv_ops.roi_align(maps, rois.to(maps.dtype), 3, 0.5, 2, "avg", True): (maps,),
+        lambda maps: mmcv_ops.roi_pool(maps, rois.to(maps.dtype), 3, 0.5): (maps,),
+        lambda maps: mmcv_ops.deform_roi_pool(maps, rois.to(maps.dtype), None, 3, 0.5, 2): (maps,),
+        lambda maps, masks: mmcv_ops.carafe(maps, masks, 3, 2, 2): (maps, torch.rand(2, 18, 16, 18)),
+        lambda *tensors: mmcv_ops.modulated_deform_conv2d(*tensors, None, 1, 1): (maps, offset, mask, weight),
+        lambda logits: mmcv_ops.sigmoid_focal_loss(logits, torch.tensor([2, 0, 1, 2])): (torch.randn(4, 2),),
+    }
+    for call, inputs in calls.items():
+        coarse = [tensor.bfloat16() for tensor in inputs]
+        with torch.autocast("cpu", torch.bfloat16):
+            leaves = [tensor.clone().requires_grad_() for tensor in coarse]
+            result = call(*leaves)
+        exact = call(*(tensor.float() for tensor in coarse))
+        assert_close(result.float(), exact, rtol=0.02, atol=0.02 * exact.abs().max().item())
+        found = torch.autograd.grad(result, leaves, torch.ones_like(result))
+        expected = gradients(call, [tensor.float() for tensor in coarse], torch.ones_like(exact))
+        for gradient, wanted in zip(found, expected, strict=True):
+            assert_close(gradient.float(), wanted, rtol=0.02, atol=0.05 * wanted.abs().max().item())
+
+
 def test_masked_convolution(mmcv_ops: Any) -> None:
     layer, mask = mmcv_ops.MaskedConv2d(3, 4, 3, padding=1), torch.rand(1, 6, 7) > 0.5
     features = torch.randn(1, 3, 6, 7)

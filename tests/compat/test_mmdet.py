@@ -95,12 +95,13 @@ class Functions:
 
 
 def build(path: Path, **options: Any) -> Any:
-    """A model of a configuration file; options as "roi_head__num_stages" change it."""
+    """A model of a configuration file, with options such as ``test_cfg__rcnn__nms``."""
     from mmdet import registry
     from mmengine.config import Config
 
-    config = Config.fromfile(path).model
-    config.merge_from_dict({name.replace("__", "."): value for name, value in options.items()})
+    file = Config.fromfile(path)
+    file.merge_from_dict({f"model.{name.replace('__', '.')}": value for name, value in options.items()})
+    config = file.model
     config.data_preprocessor.pop("batch_augments", None)
     make_small(config)
     torch.manual_seed(0)

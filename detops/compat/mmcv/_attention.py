@@ -64,4 +64,4 @@ def _attend(value: Tensor, locations: Tensor, weights: Tensor, sizes: list[list[
         samples = F.grid_sample(maps, grid, align_corners=False)  # (B * M, D, Q, P)
         of_level = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * M, Q, P)
         result = result + (samples * of_level[:, None]).sum(-1)
-    return result.view(B, M * D, Q).transpose(1, 2).contiguous()
+    return result.view(B, M * D, Q).transpose(1, 2).to(value.dtype).contiguous()

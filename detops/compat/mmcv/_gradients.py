@@ -10,4 +10,5 @@ def pull_back(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad: T
     """The gradient in each of the inputs, from that of the function's result."""
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        return torch.autograd.grad(function(*leaves), leaves, grad)
+        result = function(*leaves)
+        return torch.autograd.grad(result, leaves, grad.to(result.dtype))
