@@ -359,7 +359,7 @@ if __name__ == "__main__":
     setup(
         packages=[*find_packages(include=["detops", "detops.*"]), "detops.benchmarks"],
         package_dir={"detops.benchmarks": "benchmarks"},
-        package_data={"detops": ["*.pyi", "py.typed"]},
+        package_data={"detops": ["*.pyi", "py.typed", "compat/*.md"]},
         ext_modules=extensions(),
         cmdclass={"build_ext": NinjaBuild},
         zip_safe=False,
