@@ -1,7 +1,7 @@
 """What the host functions check, for fake kernels: a traced program never reaches them, and says the same."""
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -50,3 +50,13 @@ def shape_of(tensor: Tensor) -> str:
 
 def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def refuse_second_derivative(name: str, *backward: str) -> None:
+    """An error for those who differentiate the backward operators."""
+
+    def refuse(ctx: Any, grad: Tensor) -> NoReturn:
+        fail(name, "expected to be differentiated once, got a second derivative")
+
+    for op in backward:
+        torch.library.register_autograd(f"detops::{op}", refuse)

@@ -1,7 +1,7 @@
 """What the operators over regions share: arguments, checks for fake kernels, layouts of results, registration."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -224,13 +224,3 @@ def _register_autograd(
 
     torch.library.register_autograd(f"detops::{name}", backward, setup_context=setup)
     torch.library.register_autograd(f"detops::{name}_backward", double_backward, setup_context=setup_backward)
-
-
-def refuse_second_derivative(name: str, *backward: str) -> None:
-    """An error for those who differentiate the backward operators."""
-
-    def refuse(ctx: Any, grad: Tensor) -> NoReturn:
-        _checks.fail(name, "expected to be differentiated once, got a second derivative")
-
-    for op in backward:
-        torch.library.register_autograd(f"detops::{op}", refuse)

@@ -1,5 +1,6 @@
 """Overlap of every box of one set with every box of another."""
 
+import math
 from typing import Any
 
 import torch
@@ -114,7 +115,10 @@ def _pairs(op: Any, boxes1: Tensor, boxes2: Tensor, *args: float) -> Tensor:
     if boxes1.dim() <= 2 and boxes2.dim() <= 2:
         return op(boxes1, boxes2, *args)
     batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
-    flat = [boxes.expand(*batch, *boxes.shape[-2:]).reshape(-1, *boxes.shape[-2:]) for boxes in (boxes1, boxes2)]
+    flat = [
+        boxes.expand(*batch, *boxes.shape[-2:]).reshape(math.prod(batch), *boxes.shape[-2:])
+        for boxes in (boxes1, boxes2)
+    ]
     return op(*flat, *args).reshape(*batch, boxes1.shape[-2], boxes2.shape[-2])
 
 
@@ -157,5 +161,6 @@ def _(grad: Tensor, boxes1: Tensor, boxes2: Tensor, kind: int, eps: float) -> tu
     return boxes1.new_empty(boxes1.shape, dtype=dtype), boxes1.new_empty(boxes2.shape, dtype=dtype)
 
 
+_checks.refuse_second_derivative("box_iou", "box_iou_backward")
 for _kind, _name in enumerate(_KINDS):
     _register(_kind, _name)

@@ -179,6 +179,8 @@ def _register(forward: Any, first: str) -> None:
     torch.library.register_fake(backward_op, fake_backward)
     torch.library.register_autograd(forward, backward, setup_context=setup_context)
 
+    _checks.refuse_second_derivative(name, backward_name)
+
 
 _register(_ENCODE, "boxes")
 _register(_DECODE, "deltas")

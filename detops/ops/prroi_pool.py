@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _rois
+from . import _checks, _rois
 
 _PRROI_POOL = torch.ops.detops.prroi_pool.default
 
@@ -76,4 +76,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _rois.register_fake_pool("prroi_pool")
 _rois.register_fake_gradient("prroi_pool")
 torch.library.register_autograd("detops::prroi_pool", _backward, setup_context=_setup_context)
-_rois.refuse_second_derivative("prroi_pool", "prroi_pool_backward", "prroi_pool_backward_rois")
+_checks.refuse_second_derivative("prroi_pool", "prroi_pool_backward", "prroi_pool_backward_rois")

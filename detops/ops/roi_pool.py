@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _rois
+from . import _checks, _rois
 
 
 def roi_pool(
@@ -67,4 +67,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 _rois.register_fake_pool("roi_pool")
 torch.library.register_autograd("detops::roi_pool", _backward, setup_context=_setup_context)
-_rois.refuse_second_derivative("roi_pool_backward", "roi_pool_backward")
+_checks.refuse_second_derivative("roi_pool_backward", "roi_pool_backward")
