@@ -79,13 +79,16 @@ def boxes_by_image(device: torch.device) -> tuple[list[Tensor], Tensor]:
     return boxes, torch.cat(rois)
 
 
-def leaves(tensors: Sequence[Tensor], layout: torch.memory_format | None = None, device: str | None = None) -> Any:
-    """Copies to differentiate; maps (N, C, H, W) of a layout, if one is given."""
+def leaves(
+    tensors: Sequence[Tensor],
+    layout: torch.memory_format = torch.preserve_format,
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """Copies to differentiate, of which the maps (N, C, H, W) have a layout."""
 
     def leaf(tensor: Tensor) -> Tensor:
-        copy = tensor.detach().clone() if device is None else tensor.detach().to(device)
-        if layout is not None and tensor.dim() == 4:
-            copy = copy.clone(memory_format=layout)
+        kept = layout if tensor.dim() == 4 else torch.preserve_format
+        copy = tensor.detach().to(device=device, copy=True, memory_format=kept)
         return copy.requires_grad_(tensor.requires_grad)
 
     return [leaf(tensor) for tensor in tensors]
@@ -122,7 +125,9 @@ def check_transpose(pool: Pool, *features: Tensor) -> None:
     assert abs(left - right).item() <= 8 * torch.finfo(pooled.dtype).eps * scale
 
 
-def check_many(pool: Pool, features: Tensor, rois: Tensor, grad: Tensor, device: torch.device, tol: float) -> None:
+def check_many(
+    pool: Pool, features: Tensor, rois: Tensor, grad: Tensor, device: torch.device, tolerance: float
+) -> None:
     """Regions together are as in parts of fifty, forward and backward, in either layout."""
     pooled, gradients = [], []
     for some, grad_of_some in zip(rois.split(50), grad.split(50), strict=True):
@@ -135,7 +140,7 @@ def check_many(pool: Pool, features: Tensor, rois: Tensor, grad: Tensor, device:
         placed = leaves([features, rois], layout, device)
         together = pool(*placed)
         actual = [together, *differentiate(together, placed, grad.to(device, memory_format=layout))]
-        torch.testing.assert_close([t.cpu() for t in actual], expected, rtol=tol, atol=tol)
+        torch.testing.assert_close([t.cpu() for t in actual], expected, rtol=tolerance, atol=tolerance)
 
 
 def check_threads(pool: Pool, *tensors: Tensor) -> None:
@@ -235,15 +240,16 @@ def check_on_a_gpu(pool: Pool, *tensors: Tensor) -> list[tuple[Tensor, Tensor]]:
 # ---- Values and arguments without meaning ----------------------------------------------------------------------------
 
 
-def check_meaningless(pool: Pool, value: float, *tensors: Tensor, **rois: Any) -> tuple[Tensor, ...]:
+def check_meaningless(pool: Pool, value: float, *tensors: Tensor, **options: Any) -> tuple[Tensor, ...]:
     """Neither crash nor endless loop, and other regions do not notice.
 
-    Returns the regions and what they pool to: a good one; those with ``value`` as one edge; as all; as both ends.
+    Returns what they pool to and the gradients. The regions: a good one; four with ``value`` as one edge; one with it
+    as all; one from it to its opposite. ``options`` are their tensor's.
     """
     good = [0.0, 1.0, 2.0, 9.0, 8.0]
     rows = [good] + [[*good[:i], value, *good[i + 1 :]] for i in range(1, 5)] + [[0.0] + [value] * 4]
     rows += [[0.0, -abs(value), -abs(value), abs(value), abs(value)]]
-    regions = torch.tensor(rows, device=tensors[0].device, **rois)
+    regions = torch.tensor(rows, device=tensors[0].device, **options)
     pooled = pool(*tensors, regions)
     assert torch.equal(pooled[:1], pool(*tensors, regions[:1]))
     gradients = differentiate(pooled, (*tensors, regions))
@@ -257,13 +263,13 @@ def check_image_is_refused(name: str, pool: Pool, index: float, region: Sequence
         pool(torch.tensor([[1.0, *region], [index, *region]]))
 
 
-def check_images_are_zero(pool: Pool, region: Sequence[float], *features: Tensor, **rois: Any) -> Tensor:
+def check_images_are_zero(pool: Pool, region: Sequence[float], *features: Tensor, **options: Any) -> Tensor:
     """On a GPU, where nobody can look, such a region is zero, and neither passes nor gets a gradient.
 
-    Returns what two possible regions pool to.
+    Returns what two possible ones pool to. ``options`` are those of the regions' tensor.
     """
     rows = [[index, *region] for index in (1.0, *NO_IMAGE, 3.0, 0.0)]
-    regions = torch.tensor(rows, device=features[0].device, **rois)
+    regions = torch.tensor(rows, device=features[0].device, **options)
     possible = regions[[0, -1]].detach().requires_grad_(regions.requires_grad)
     pooled, expected = pool(*features, regions), pool(*features, possible)
     assert (pooled[1:-1] == 0).all() and (expected != 0).any() and torch.equal(pooled[[0, -1]], expected)

@@ -27,6 +27,11 @@ def level_of(box: Sequence[float], scales: Sequence[float], scale: float, level:
     return int(levels.index(min(max(own, levels[0]), levels[-1])))
 
 
+def indices(rois: Tensor, scales: Sequence[float] = SCALES, scale: float = 8, level: int = 1) -> Tensor:
+    found = [level_of(box, scales, scale, level) for box in rois[:, 1:].tolist()]
+    return torch.tensor(found, dtype=torch.int64, device=rois.device)
+
+
 def reference(
     features: Sequence[Tensor],
     rois: Tensor,
@@ -39,18 +44,17 @@ def reference(
 ) -> Tensor:
     """From the papers: each region from the map of its level."""
     output = torch.zeros(len(rois), features[0].shape[1], *size, dtype=torch.float64)
-    for k, (_, *box) in enumerate(rois.double().tolist()):
-        index = level_of(box, scales, canonical_scale, canonical_level)
+    for k, index in enumerate(indices(rois, scales, canonical_scale, canonical_level).tolist()):
         output[k] = regions.aligned_means(features[index], rois[k, None], size, scales[index], ratio, aligned)[0]
     return output
 
 
 def level_by_level(
-    features: Sequence[Tensor], rois: Tensor, size: int, scales: Sequence[float], levels: Tensor, **kwargs: int
+    features: Sequence[Tensor], rois: Tensor, scales: Sequence[float] = SCALES, scale: float = 8, level: int = 1
 ) -> Tensor:
     """Every region on every map, then the one of its level."""
-    pooled = [roi_align(level, rois, size, scale, **kwargs) for level, scale in zip(features, scales, strict=True)]
-    return torch.stack(pooled)[levels, torch.arange(len(rois))]
+    pooled = [roi_align(maps, rois, 3, s, 2) for maps, s in zip(features, scales, strict=True)]
+    return torch.stack(pooled)[indices(rois, scales, scale, level), torch.arange(len(rois))]
 
 
 def pyramid(images: int, channels: int, height: int, width: int, levels: int = 3) -> list[Tensor]:
@@ -108,17 +112,8 @@ def test_levels_by_hand(device: torch.device) -> None:
     assert levels_of(squares(*sides).to(device), FPN) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     oblong = torch.tensor([[0.0, 0, 56, 224], [0, 0, 55, 224], [0, 0, 448, 112]], device=device)
     assert levels_of(oblong, FPN) == [1, 0, 2]
-    assert levels_of(squares(*sides).to(device), FPN, canonical_scale=223, canonical_level=3) == [
-        0,
-        0,
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-        2,
-    ]
+    canonical = {"canonical_scale": 223, "canonical_level": 3}
+    assert levels_of(squares(*sides).to(device), FPN, **canonical) == [0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert levels_of(squares(100, 200).to(device), FPN[2:3]) == [0, 0]
 
 
@@ -194,12 +189,9 @@ def test_equals_roi_align_level_by_level(device: torch.device, channels: int, ch
         for level, last in zip(pyramid(3, channels, 40, 50), channels_last, strict=True)
     ]
     rois = random_rois(30, 2, 40, 50).float().to(device)
-    levels = torch.tensor([level_of(box, SCALES, 8, 1) for box in rois[:, 1:].tolist()], device=device)
+    levels = indices(rois)
     for some in (rois, rois[levels == 0], rois[levels == 2], rois[:0]):
-        chosen = torch.tensor([level_of(box, SCALES, 8, 1) for box in some[:, 1:].tolist()], dtype=torch.int64).to(
-            device
-        )
-        expected = level_by_level(features, some, 3, SCALES, chosen, sampling_ratio=2)
+        expected = level_by_level(features, some)
         actual = multi_scale_roi_align(features, some, 3, SCALES, **SMALL)
         assert torch.equal(actual, expected)
         grad = torch.randn_like(expected)
@@ -303,9 +295,8 @@ def test_one_level_is_empty(device: torch.device) -> None:
         full = multi_scale_roi_align(features, rois, 3, SCALES, **SMALL)
         features[empty] = features[empty][:, :, :0]
         features = [level.requires_grad_() for level in features]
-        levels = torch.tensor([level_of(box, SCALES, 8, 1) for box in rois[:, 1:].tolist()], device=device)
         pooled = multi_scale_roi_align(features, rois, 3, SCALES, **SMALL)
-        assert torch.equal(pooled, full * (levels != empty)[:, None, None, None])
+        assert torch.equal(pooled, full * (indices(rois) != empty)[:, None, None, None])
         grads = torch.autograd.grad(pooled.sum(), features)
         assert [grad.shape for grad in grads] == [level.shape for level in features]
 
@@ -315,9 +306,8 @@ def test_as_many_levels_as_there_may_be(device: torch.device, levels: int) -> No
     scales = [2.0**-i for i in range(levels)]
     features = [level.to(device).requires_grad_() for level in pyramid(2, 5, 130, 70, levels)]
     rois = random_rois(100, 2, 256, 256).to(device)
-    chosen = torch.tensor([level_of(box, scales, 1, 0) for box in rois[:, 1:].tolist()], device=device)
-    assert len(chosen.unique()) == levels
-    expected = level_by_level(features, rois, 3, scales, chosen, sampling_ratio=2)
+    assert len(indices(rois, scales, 1, 0).unique()) == levels
+    expected = level_by_level(features, rois, scales, 1, 0)
     actual = multi_scale_roi_align(features, rois, 3, scales, 2, 1, 0)
     assert torch.equal(actual, expected)
     grad = torch.randn_like(expected)
@@ -395,29 +385,21 @@ def test_layouts_lists_and_mixed_dtypes(device: torch.device) -> None:
     regions.check_mixed_dtypes(lambda *of: multi_scale_roi_align(*of, (2, 3), SCALES, **SMALL), features, rois)
 
 
-def of(*shapes: tuple[int, ...], **options: torch.dtype | str) -> list[Tensor]:
-    return [torch.ones(shape, **options) for shape in shapes]
+def of(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.ones(shape) for shape in shapes]
 
 
 LEVELS = of((1, 3, 8, 8), (1, 3, 4, 4))
+SHAPE = r"expected features\[1\] of shape \(1, 3, \*, \*\), got "
 BAD = [
     ({"features": of((3, 8, 8), (3, 4, 4))}, r"expected features\[0\] of shape \(\*, \*, \*, \*\), got \(3, 8, 8\)"),
-    (
-        {"features": of((1, 3, 8, 8), (1, 4, 4, 4))},
-        r"expected features\[1\] of shape \(1, 3, \*, \*\), got \(1, 4, 4, 4",
-    ),
-    (
-        {"features": of((1, 3, 8, 8), (2, 3, 4, 4))},
-        r"expected features\[1\] of shape \(1, 3, \*, \*\), got \(2, 3, 4, 4",
-    ),
+    ({"features": of((1, 3, 8, 8), (1, 4, 4, 4))}, SHAPE + r"\(1, 4, 4, 4\)"),
+    ({"features": of((1, 3, 8, 8), (2, 3, 4, 4))}, SHAPE + r"\(2, 3, 4, 4\)"),
     (
         {"features": [LEVELS[0], LEVELS[1].double()]},
         r"expected features\[1\] of the dtype of features\[0\], float32, got",
     ),
-    (
-        {"features": of((1, 3, 8, 8), (1, 3, 4, 4), dtype=torch.int64)},
-        r"expected features\[0\] of dtype float32, .*, got",
-    ),
+    ({"features": [level.long() for level in LEVELS]}, r"expected features\[0\] of dtype float32, .*, got int64"),
     ({"features": LEVELS[:1]}, "expected scales of 1 levels, got 2"),
     ({"features": LEVELS[:1] * 9, "scales": [1.0] * 9}, "expected features of at most 8 levels, got 9"),
     ({"scales": (0.5, 1.0)}, "expected scales from the finest level to the coarsest, got 1 after 0.5"),
@@ -432,7 +414,7 @@ BAD = [
     ({"features": []}, "expected features of at least one level, got none"),
     (
         {"features": [LEVELS[0], LEVELS[1].to("meta")]},
-        r"expected features\[1\] on the device of features\[0\], cpu, got",
+        r"expected features\[1\] on the device of features\[0\], c.*, got",
     ),
     ({"rois": torch.ones(2, 5, device="meta")}, r"expected rois on the device of features\[0\], .*, got"),
     ({"rois": [torch.ones(2, 5)]}, r"expected rois\[0\] of shape \(\*, 4\), got \(2, 5\)"),
@@ -514,9 +496,7 @@ def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, layout: torch.memo
     shapes = (2, 4, 16, 16), (2, 4, 8, 8), (2, 4, 4, 4)
     features = [level.to(gpu, memory_format=layout).requires_grad_() for level in of(*shapes)]
     for side in (2.0, 8.0, 16.0):
-        pooled = regions.check_images_are_zero(
-            lambda *of: multi_scale_roi_align(of[:-1], of[-1], 2, SCALES, **SMALL), [0, 0, side, side], *features
-        )
+        pooled = regions.check_images_are_zero(lambda *of: pooled_of_three(*of, 2), [0, 0, side, side], *features)
         assert (pooled == 1).all()
 
 
