@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "roi_align_host.h"
+#include "roi_means.h"
 
 namespace detops {
 namespace {
@@ -94,17 +94,6 @@ void check_features(const char* op, const std::vector<Tensor>& features) {
     check_same_device(op, "features[0]", first, name.c_str(), features[i]);
   }
 }
-
-void check_all_tables(const char* op, const Tensor& rois, const std::vector<int64_t>& sizes) {
-  for (size_t i = 0; i < sizes.size(); i += 2) check_tables(op, rois, sizes[i], sizes[i + 1]);
-}
-
-template <typename T>
-Pyramid<T> pyramid_of(const std::vector<Tensor>& levels) {
-  Pyramid<T> pyramid;
-  for (const Tensor& level : levels) pyramid.add(maps_of<T>(level));
-  return pyramid;
-}
 }  // namespace
 
 Tensor multi_scale_roi_align(const std::vector<Tensor>& features, const Tensor& rois, const std::vector<double>& scales,
@@ -122,25 +111,9 @@ Tensor multi_scale_roi_align(const std::vector<Tensor>& features, const Tensor& 
   Tensor output = new_regions(first, rois.size(0), pooled_height, pooled_width);
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
   const ScaledPyramid maps = pyramid_maps(scales, sizes, first.size(0), rois, canonical);
-  dispatch_floating(op, first, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    dispatch_device(
-        first,
-        [&] {
-          const auto regions = aligned_regions<A>(op, first, rois, grid, maps);
-          if (output.numel() == 0) return;
-          pool_regions<A>(regions, pyramid_of<const T>(features), maps_of<T>(output));
-        },
-        [&](void* stream) {
-          check_all_tables(op, rois, sizes);
-          if (output.numel() == 0) return;
-          auto tables = aligned_tables<A>(rois, grid, maps);
-          const Tensor memory = place_tables(tables, first, false);
-          multi_scale_roi_align_cuda<T>(grid, maps, is_wide(first, rois), tables, pyramid_of<const T>(features),
-                                        maps_of<T>(output), stream);
-        });
-  });
+  const bool wide = is_wide(first, rois);
+  pool_means(op, features, rois, grid, maps, output,
+             [&](const auto&... args) { multi_scale_roi_align_cuda(grid, maps, wide, args...); });
   return output;
 }
 DETOPS_OP(multi_scale_roi_align,
@@ -160,38 +133,16 @@ std::vector<Tensor> multi_scale_roi_align_backward(const Tensor& grad, const Ten
   if (channels_last.size() != scales.size()) {
     fail(op, "expected channels_last of ", scales.size(), " levels, got ", channels_last.size());
   }
-  check_floating(op, "grad", grad);
-  check_rois(op, "grad", grad, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
-  check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
+  check_pooling_backward(op, grad, rois, channels, pooled_height, pooled_width);
   std::vector<Tensor> outputs;
   for (size_t i = 0; i < scales.size(); ++i) {
     outputs.push_back(new_maps(grad, {batch, channels, sizes[2 * i], sizes[2 * i + 1]}, channels_last[i]));
   }
   const RoiAlignGrid grid{pooled_height, pooled_width, sampling_ratio, aligned};
   const ScaledPyramid maps = pyramid_maps(scales, sizes, batch, rois, canonical);
-  dispatch_floating(op, grad, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    dispatch_device(
-        grad,
-        [&] {
-          auto regions = aligned_regions<A>(op, grad, rois, grid, maps);
-          if (batch * channels == 0) return;
-          regions.y_taps = regions.y_taps.transposed();
-          regions.x_taps = regions.x_taps.transposed();
-          backpropagate_regions<A>(regions, maps_of<const T>(grad), pyramid_of<const T>(outputs),
-                                   pyramid_of<T>(outputs));
-        },
-        [&](void* stream) {
-          check_all_tables(op, rois, sizes);
-          if (batch * channels == 0) return;
-          auto tables = aligned_tables<A>(rois, grid, maps);
-          const Tensor memory = place_tables(tables, grad, true);
-          multi_scale_roi_align_backward_cuda<T>(grid, maps, is_wide(grad, rois), tables, maps_of<const T>(grad),
-                                                 pyramid_of<T>(outputs), stream);
-        });
-  });
+  const bool wide = is_wide(grad, rois);
+  gather_means(op, grad, rois, grid, maps, outputs,
+               [&](const auto&... args) { multi_scale_roi_align_backward_cuda(grid, maps, wide, args...); });
   return outputs;
 }
 DETOPS_OP(multi_scale_roi_align_backward,

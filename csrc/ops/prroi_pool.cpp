@@ -123,40 +123,16 @@ int64_t parts_of(int64_t num_rois, int64_t channels, int64_t bins) {
   constexpr int64_t kLeast = 1024;  // bins of a channel
   return std::max<int64_t>(std::min(4 * kManyBlocks / num_rois, channels * bins / kLeast), 1);
 }
-
-void check_input(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
-  check_floating(op, "input", input);
-  check_shape(op, "input", input, {kAny, kAny, kAny, kAny});
-  check_rois(op, "input", input, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
-}
 }  // namespace
 
 Tensor prroi_pool(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                   int64_t pooled_width) {
   const char* op = "prroi_pool";
-  check_input(op, input, rois, pooled_height, pooled_width);
+  check_pooling(op, input, rois, pooled_height, pooled_width);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
   const PreciseRoiGrid grid{pooled_height, pooled_width};
   const ScaledMapAlone map(spatial_scale, input.size(0), input.size(2), input.size(3));
-  dispatch_floating(op, input, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    dispatch_device(
-        input,
-        [&] {
-          const auto regions = mean_regions<A, double>(op, rois, grid, map);
-          if (output.numel() == 0) return;
-          pool_regions<A>(regions, maps_of<const T>(input), maps_of<T>(output));
-        },
-        [&](void* stream) {
-          check_tables(op, rois, input.size(2), input.size(3));
-          if (output.numel() == 0) return;
-          auto tables = mean_tables<A>(rois, grid, map);
-          const Tensor memory = place_tables(tables, input, false);
-          prroi_pool_cuda<T>(grid, map, tables, maps_of<const T>(input), maps_of<T>(output), stream);
-        });
-  });
+  pool_means(op, input, rois, grid, map, output, [&](const auto&... args) { prroi_pool_cuda(grid, map, args...); });
   return output;
 }
 DETOPS_OP(prroi_pool,
@@ -166,34 +142,12 @@ Tensor prroi_pool_backward(const Tensor& grad, const Tensor& rois, double spatia
                            int64_t pooled_width, int64_t batch, int64_t channels, int64_t height, int64_t width,
                            bool channels_last) {
   const char* op = "prroi_pool_backward";
-  check_floating(op, "grad", grad);
-  check_rois(op, "grad", grad, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
-  check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
+  check_pooling_backward(op, grad, rois, channels, pooled_height, pooled_width);
   Tensor output = new_maps(grad, {batch, channels, height, width}, channels_last);
   const PreciseRoiGrid grid{pooled_height, pooled_width};
   const ScaledMapAlone map(spatial_scale, batch, height, width);
-  dispatch_floating(op, grad, [&](auto type) {
-    using T = typename decltype(type)::type;
-    using A = acc_t<T>;
-    dispatch_device(
-        grad,
-        [&] {
-          auto regions = mean_regions<A, double>(op, rois, grid, map);
-          if (output.numel() == 0) return;
-          regions.y_taps = regions.y_taps.transposed();
-          regions.x_taps = regions.x_taps.transposed();
-          const Maps<const T> grads = maps_of<const T>(grad);
-          backpropagate_regions<A>(regions, grads, grads, maps_of<T>(output));
-        },
-        [&](void* stream) {
-          check_tables(op, rois, height, width);
-          if (output.numel() == 0) return;
-          auto tables = mean_tables<A>(rois, grid, map);
-          const Tensor memory = place_tables(tables, grad, true);
-          prroi_pool_backward_cuda<T>(grid, map, tables, maps_of<const T>(grad), maps_of<T>(output), stream);
-        });
-  });
+  gather_means(op, grad, rois, grid, map, output,
+               [&](const auto&... args) { prroi_pool_backward_cuda(grid, map, args...); });
   return output;
 }
 DETOPS_OP(prroi_pool_backward,
@@ -203,10 +157,7 @@ DETOPS_OP(prroi_pool_backward,
 Tensor prroi_pool_backward_rois(const Tensor& grad, const Tensor& input, const Tensor& rois, double spatial_scale,
                                 int64_t pooled_height, int64_t pooled_width) {
   const char* op = "prroi_pool_backward_rois";
-  check_input(op, input, rois, pooled_height, pooled_width);
-  check_shape(op, "grad", grad, {rois.size(0), input.size(1), pooled_height, pooled_width});
-  check_same_dtype(op, "input", input, "grad", grad);
-  check_same_device(op, "input", input, "grad", grad);
+  check_pooling_backward(op, grad, input, rois, pooled_height, pooled_width);
   Tensor output = new_tensor<2>(rois, {rois.size(0), 5}, rois.scalar_type());
   const PreciseRoiGrid grid{pooled_height, pooled_width};
   const ScaledMapAlone map(spatial_scale, input.size(0), input.size(2), input.size(3));
@@ -217,7 +168,7 @@ Tensor prroi_pool_backward_rois(const Tensor& grad, const Tensor& input, const T
     dispatch_device(
         input,
         [&] {
-          const auto regions = mean_regions<A, double>(op, rois, grid, map);
+          const auto regions = mean_regions<A>(op, input, rois, grid, map);
           const RoiEdges<A> edges(op, rois, grid, map);
           dispatch_floating(op, rois, [&](auto rois_type) {
             using R = typename decltype(rois_type)::type;

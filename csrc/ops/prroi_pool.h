@@ -8,6 +8,7 @@
 namespace detops {
 struct PreciseRoiGrid {
   int64_t pooled_height, pooled_width;
+  static constexpr bool kAlwaysWide = true;
 
   DETOPS_HD PreciseRoiAxis<double> rows(double spatial_scale, double y1, double y2) const {
     return precise_roi_axis(y1, y2, spatial_scale);
@@ -15,6 +16,7 @@ struct PreciseRoiGrid {
   DETOPS_HD PreciseRoiAxis<double> columns(double spatial_scale, double x1, double x2) const {
     return precise_roi_axis(x1, x2, spatial_scale);
   }
+  static int64_t most_taps(int64_t any, int64_t) { return any; }
 };
 
 // ---- CUDA ----------------------------------------------------------------------------------------------------------

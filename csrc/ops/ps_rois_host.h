@@ -161,10 +161,7 @@ void dispatch_ps_roi(const char* op, const Tensor& maps, const Tensor& rois, con
 template <typename Bins>
 Tensor ps_roi_host(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height, int64_t pooled_width,
                    const Bins& bins) {
-  check_floating(op, "input", input);
-  check_shape(op, "input", input, {kAny, kAny, kAny, kAny});
-  check_rois(op, "input", input, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
+  check_pooling(op, input, rois, pooled_height, pooled_width);
   if (input.size(1) % (pooled_height * pooled_width) != 0) {
     fail(op, "expected input of a multiple of ", pooled_height * pooled_width, " channels, one for each bin, got ",
          input.size(1));

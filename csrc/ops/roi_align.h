@@ -8,6 +8,7 @@ namespace detops {
 struct RoiAlignGrid {
   int64_t pooled_height, pooled_width, sampling_ratio;
   bool aligned;  // pixel centres at half integers of the image, and regions of any size
+  static constexpr bool kAlwaysWide = false;
 
   template <typename A>
   DETOPS_HD RoiAlignAxis<A> rows(double spatial_scale, A y1, A y2) const {
@@ -16,6 +17,10 @@ struct RoiAlignGrid {
   template <typename A>
   DETOPS_HD RoiAlignAxis<A> columns(double spatial_scale, A x1, A x2) const {
     return roi_align_axis(x1, x2, static_cast<A>(spatial_scale), pooled_width, sampling_ratio, aligned);
+  }
+  // How many pixels the bins of an axis take together, of at most `any`: two for each sample.
+  int64_t most_taps(int64_t any, int64_t bins) const {
+    return sampling_ratio > 0 ? min(any, 2 * min(sampling_ratio, any) * bins) : any;
   }
 };
 

@@ -160,12 +160,6 @@ RotatedRegions<A> regions_of(bool wide, const Args&... args) {
   return wide ? make_regions<A, double>(args...) : make_regions<A, float>(args...);
 }
 
-void check_rotated_rois(const char* op, const char* maps_name, const Tensor& maps, const Tensor& rois) {
-  check_floating(op, "rois", rois);
-  check_shape(op, "rois", rois, {kAny, 6});
-  check_same_device(op, maps_name, maps, "rois", rois);
-}
-
 // For CUDA, with memory that lasts as long as the result's.
 struct PlacedArgs {
   RotatedRoiArgs args;
@@ -187,10 +181,7 @@ struct PlacedArgs {
 Tensor roi_align_rotated(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                          int64_t pooled_width, int64_t sampling_ratio, bool aligned, bool clockwise) {
   const char* op = "roi_align_rotated";
-  check_floating(op, "input", input);
-  check_shape(op, "input", input, {kAny, kAny, kAny, kAny});
-  check_rotated_rois(op, "input", input, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
+  check_pooling(op, input, rois, pooled_height, pooled_width, kRotatedRoiColumns);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
   const RotatedRoiGrid grid{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise};
   const int64_t images = input.size(0), height = input.size(2), width = input.size(3);
@@ -221,10 +212,7 @@ Tensor roi_align_rotated_backward(const Tensor& grad, const Tensor& rois, double
                                   int64_t pooled_width, int64_t batch, int64_t channels, int64_t height, int64_t width,
                                   int64_t sampling_ratio, bool aligned, bool clockwise, bool channels_last) {
   const char* op = "roi_align_rotated_backward";
-  check_floating(op, "grad", grad);
-  check_rotated_rois(op, "grad", grad, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
-  check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
+  check_pooling_backward(op, grad, rois, channels, pooled_height, pooled_width, kRotatedRoiColumns);
   Tensor output = new_maps(grad, {batch, channels, height, width}, channels_last);
   const RotatedRoiGrid grid{spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned, clockwise};
   dispatch_floating(op, grad, [&](auto type) {
@@ -235,8 +223,7 @@ Tensor roi_align_rotated_backward(const Tensor& grad, const Tensor& rois, double
         [&] {
           const auto regions = regions_of<A>(is_wide(grad, rois), op, raw_rois(rois).rows, grid, batch, height, width);
           if (output.numel() == 0) return;
-          const Maps<const T> grads = maps_of<const T>(grad);
-          backpropagate_regions<A>(regions, grads, grads, maps_of<T>(output));
+          backpropagate_regions<A>(regions, maps_of<const T>(grad), maps_of<T>(output));
         },
         [&](void* stream) {
           if (output.numel() == 0) return;

@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "../core/tensor.h"
 #include "../core/transpose.h"
@@ -67,6 +68,17 @@ Maps<T> maps_of(const Tensor& t) {
           t.stride(1),
           t.stride(2),
           t.stride(3)};
+}
+template <typename T>
+Pyramid<T> maps_of(const std::vector<Tensor>& levels) {
+  Pyramid<T> pyramid;
+  for (const Tensor& level : levels) pyramid.add(maps_of<T>(level));
+  return pyramid;
+}
+
+inline bool is_empty(const Tensor& maps) { return maps.numel() == 0; }
+inline bool is_empty(const std::vector<Tensor>& levels) {
+  return std::all_of(levels.begin(), levels.end(), [](const Tensor& level) { return is_empty(level); });
 }
 
 inline bool is_channels_last(const Tensor& t) { return t.stride(1) == 1 && t.stride(3) != 1; }

@@ -118,8 +118,8 @@ struct MeanRegions {
 
 // From `grid`, which divides a region's rows and columns into bins, in G.
 template <typename A, typename G, typename RoiGrid, int kMost>
-MeanRegions<A> mean_regions(const char* op, const Tensor& rois_tensor, const RoiGrid& grid,
-                            const ScaledMaps<kMost>& maps) {
+MeanRegions<A> mean_regions_in(const char* op, const Tensor& rois_tensor, const RoiGrid& grid,
+                               const ScaledMaps<kMost>& maps) {
   const std::vector<Roi<G>> rois = read_rois<G>(op, rois_tensor, maps.images);
   const auto num_rois = static_cast<int64_t>(rois.size());
   RoiTaps<A> y_taps(num_rois, grid.pooled_height), x_taps(num_rois, grid.pooled_width);
@@ -140,6 +140,14 @@ MeanRegions<A> mean_regions(const char* op, const Tensor& rois_tensor, const Roi
       [&](int64_t k) { return y_taps[k].empty() ? 0 : y_taps[k].first_pixel(); });
   return {grid.pooled_height, grid.pooled_width, std::move(y_taps), std::move(x_taps), std::move(order)};
 }
+template <typename A, typename RoiGrid, int kMost>
+MeanRegions<A> mean_regions(const char* op, const Tensor& features, const Tensor& rois, const RoiGrid& grid,
+                            const ScaledMaps<kMost>& maps) {
+  if constexpr (!RoiGrid::kAlwaysWide) {
+    if (!is_wide(features, rois)) return mean_regions_in<A, float>(op, rois, grid, maps);
+  }
+  return mean_regions_in<A, double>(op, rois, grid, maps);
+}
 
 // For CUDA; the memory still missing. Each bin shares at most two pixels with those before it.
 template <typename A, typename RoiGrid, int kMost>
@@ -152,7 +160,64 @@ TapsTables<A> mean_tables(const Tensor& rois, const RoiGrid& grid, const ScaledM
     y.size = std::max(y.size, maps.maps[i].height);
     x.size = std::max(x.size, maps.maps[i].width);
   }
-  for (TapsTable<A>& axis : tables.axes) axis.capacity = axis.size + 2 * axis.num_bins;
+  for (TapsTable<A>& axis : tables.axes) axis.capacity = grid.most_taps(axis.size + 2 * axis.num_bins, axis.num_bins);
   return tables;
+}
+
+// ---- Host functions: the features, and their gradient, are maps or, where they are several tensors, a pyramid ------
+
+template <int kMost>
+void check_tables(const char* op, const Tensor& rois, const ScaledMaps<kMost>& maps) {
+  for (int i = 0; i < maps.levels.count; ++i) check_tables(op, rois, maps.maps[i].height, maps.maps[i].width);
+}
+
+// output = the means. On CUDA launch(tables, features, output, stream) finds them.
+template <typename Features, typename RoiGrid, int kMost, typename Launch>
+void pool_means(const char* op, const Features& features, const Tensor& rois, const RoiGrid& grid,
+                const ScaledMaps<kMost>& maps, const Tensor& output, const Launch& launch) {
+  dispatch_floating(op, output, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    dispatch_device(
+        output,
+        [&] {
+          const auto regions = mean_regions<A>(op, output, rois, grid, maps);
+          if (is_empty(output)) return;
+          pool_regions<A>(regions, maps_of<const T>(features), maps_of<T>(output));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, maps);
+          if (is_empty(output)) return;
+          auto tables = mean_tables<A>(rois, grid, maps);
+          const Tensor memory = place_tables(tables, output, false);
+          launch(tables, maps_of<const T>(features), maps_of<T>(output), stream);
+        });
+  });
+}
+
+// outputs = the gradient of the features. On CUDA launch(tables, grad, outputs, stream) gathers it.
+template <typename Outputs, typename RoiGrid, int kMost, typename Launch>
+void gather_means(const char* op, const Tensor& grad, const Tensor& rois, const RoiGrid& grid,
+                  const ScaledMaps<kMost>& maps, const Outputs& outputs, const Launch& launch) {
+  dispatch_floating(op, grad, [&](auto type) {
+    using T = typename decltype(type)::type;
+    using A = acc_t<T>;
+    dispatch_device(
+        grad,
+        [&] {
+          auto regions = mean_regions<A>(op, grad, rois, grid, maps);
+          if (is_empty(outputs)) return;
+          regions.y_taps = regions.y_taps.transposed();
+          regions.x_taps = regions.x_taps.transposed();
+          backpropagate_regions<A>(regions, maps_of<const T>(grad), maps_of<T>(outputs));
+        },
+        [&](void* stream) {
+          check_tables(op, rois, maps);
+          if (is_empty(outputs)) return;
+          auto tables = mean_tables<A>(rois, grid, maps);
+          const Tensor memory = place_tables(tables, grad, true);
+          launch(tables, maps_of<const T>(grad), maps_of<T>(outputs), stream);
+        });
+  });
 }
 }  // namespace detops

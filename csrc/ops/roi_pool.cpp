@@ -176,19 +176,12 @@ Tensor new_places(const Tensor& output, int64_t num_rois, int64_t pooled_height,
   const std::array<int64_t, 4> sizes{num_rois, channels, pooled_height, pooled_width};
   return new_maps(output, sizes, is_channels_last(output), ScalarType::Int);
 }
-
-void check_input(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height, int64_t pooled_width) {
-  check_floating(op, "input", input);
-  check_shape(op, "input", input, {kAny, kAny, kAny, kAny});
-  check_rois(op, "input", input, rois);
-  check_pooled_size(op, pooled_height, pooled_width);
-}
 }  // namespace
 
 Tensor roi_pool(const Tensor& input, const Tensor& rois, double spatial_scale, int64_t pooled_height,
                 int64_t pooled_width) {
   const char* op = "roi_pool";
-  check_input(op, input, rois, pooled_height, pooled_width);
+  check_pooling(op, input, rois, pooled_height, pooled_width);
   Tensor output = new_regions(input, rois.size(0), pooled_height, pooled_width);
   dispatch_floating(op, input, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -216,10 +209,7 @@ DETOPS_OP(roi_pool,
 Tensor roi_pool_backward(const Tensor& grad, const Tensor& input, const Tensor& rois, double spatial_scale,
                          int64_t pooled_height, int64_t pooled_width) {
   const char* op = "roi_pool_backward";
-  check_input(op, input, rois, pooled_height, pooled_width);
-  check_shape(op, "grad", grad, {rois.size(0), input.size(1), pooled_height, pooled_width});
-  check_same_dtype(op, "input", input, "grad", grad);
-  check_same_device(op, "input", input, "grad", grad);
+  check_pooling_backward(op, grad, input, rois, pooled_height, pooled_width);
   Tensor output =
       new_maps(input, {input.size(0), input.size(1), input.size(2), input.size(3)}, is_channels_last(input));
   dispatch_floating(op, input, [&](auto type) {

@@ -312,4 +312,12 @@ void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
     });
   });
 }
+
+// The same of regions whose gradient does not depend on the input.
+template <typename A, typename T, typename Regions>
+void backpropagate_regions(const Regions& regions, const Maps<const T>& grad,
+                           const std::common_type_t<Pyramid<T>>& output) {
+  static_assert(!Regions::kReadsInput);
+  backpropagate_regions<A>(regions, grad, Pyramid<const T>(), output);
+}
 }  // namespace detops

@@ -12,15 +12,42 @@ inline RawRois raw_rois(const Tensor& rois) {
   return {{data<char>(rois), rois.scalar_type(), rois.size(0), 0, rois.stride(0), rois.stride(1)}};
 }
 
+constexpr int64_t kRoiColumns = 5, kRotatedRoiColumns = 6;
+
 // What every operator over regions asks of its arguments, on any device.
-inline void check_rois(const char* op, const char* maps_name, const Tensor& maps, const Tensor& rois) {
+inline void check_rois(const char* op, const char* maps_name, const Tensor& maps, const Tensor& rois,
+                       int64_t columns = kRoiColumns) {
   check_floating(op, "rois", rois);
-  check_shape(op, "rois", rois, {kAny, 5});
+  check_shape(op, "rois", rois, {kAny, columns});
   check_same_device(op, maps_name, maps, "rois", rois);
 }
 inline void check_pooled_size(const char* op, int64_t pooled_height, int64_t pooled_width) {
   if (pooled_height <= 0) fail(op, "expected pooled_height of at least 1, got ", pooled_height);
   if (pooled_width <= 0) fail(op, "expected pooled_width of at least 1, got ", pooled_width);
+}
+// Of pooling maps (N, C, H, W).
+inline void check_pooling(const char* op, const Tensor& input, const Tensor& rois, int64_t pooled_height,
+                          int64_t pooled_width, int64_t columns = kRoiColumns) {
+  check_floating(op, "input", input);
+  check_shape(op, "input", input, {kAny, kAny, kAny, kAny});
+  check_rois(op, "input", input, rois, columns);
+  check_pooled_size(op, pooled_height, pooled_width);
+}
+// Of its gradient, from `grad` (K, C, PH, PW) alone.
+inline void check_pooling_backward(const char* op, const Tensor& grad, const Tensor& rois, int64_t channels,
+                                   int64_t pooled_height, int64_t pooled_width, int64_t columns = kRoiColumns) {
+  check_floating(op, "grad", grad);
+  check_rois(op, "grad", grad, rois, columns);
+  check_pooled_size(op, pooled_height, pooled_width);
+  check_shape(op, "grad", grad, {rois.size(0), channels, pooled_height, pooled_width});
+}
+// The same where the gradient depends on the input too.
+inline void check_pooling_backward(const char* op, const Tensor& grad, const Tensor& input, const Tensor& rois,
+                                   int64_t pooled_height, int64_t pooled_width) {
+  check_pooling(op, input, rois, pooled_height, pooled_width);
+  check_shape(op, "grad", grad, {rois.size(0), input.size(1), pooled_height, pooled_width});
+  check_same_dtype(op, "input", input, "grad", grad);
+  check_same_device(op, "input", input, "grad", grad);
 }
 
 // Geometry is float64 if either tensor is.

@@ -3,29 +3,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import pytest
+import regions
 import torch
 from checks import Sample, assert_equal, check_operator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regions import INF, NAN, boxes_by_image
 from torch import Tensor
 
 from detops.ops import MultiScaleRoIAlign, multi_scale_roi_align, roi_align
 
-INF, NAN = math.inf, math.nan
 FIXED = settings(max_examples=20, deadline=None, derandomize=True)
 SCALES = (1.0, 0.5, 0.25)  # levels 0, 1, 2
 SMALL = {"canonical_scale": 8, "canonical_level": 1}  # regions of 8 x 8 pixels belong to the second
-
-
-def bilinear(plane: list[list[float]], y: float, x: float) -> float:
-    """Value of a map at a point; the nearest pixel up to one outside, beyond that 0."""
-    height, width = len(plane), len(plane[0])
-    if not (-1 <= y <= height and -1 <= x <= width):
-        return 0.0
-    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
-    rows = [(row, 1 - abs(y - row)) for row in range(height) if abs(y - row) < 1]
-    columns = [(column, 1 - abs(x - column)) for column in range(width) if abs(x - column) < 1]
-    return sum(v * u * plane[row][column] for row, v in rows for column, u in columns)
 
 
 def level_of(box: Sequence[float], scales: Sequence[float], scale: float, level: int) -> int:
@@ -35,6 +25,11 @@ def level_of(box: Sequence[float], scales: Sequence[float], scale: float, level:
     own = -INF if area == 0 else math.floor(level + math.log2(math.sqrt(area) / scale) + 1e-6)
     levels = [-math.log2(s) for s in scales]
     return int(levels.index(min(max(own, levels[0]), levels[-1])))
+
+
+def indices(rois: Tensor, scales: Sequence[float] = SCALES, scale: float = 8, level: int = 1) -> Tensor:
+    found = [level_of(box, scales, scale, level) for box in rois[:, 1:].tolist()]
+    return torch.tensor(found, dtype=torch.int64, device=rois.device)
 
 
 def reference(
@@ -47,38 +42,19 @@ def reference(
     canonical_level: int = 4,
     aligned: bool = False,
 ) -> Tensor:
-    """From the papers, point by point, in plain Python."""
-    maps, (rows, columns) = [level.double().tolist() for level in features], size
-    output = torch.zeros(len(rois), features[0].shape[1], rows, columns, dtype=torch.float64)
-    for k, (image, *box) in enumerate(rois.double().tolist()):
-        index = level_of(box, scales, canonical_scale, canonical_level)
-        x1, y1, x2, y2 = (scales[index] * value for value in box)
-        shift = 0.5 if aligned else 0.0
-        w, h = (x2 - x1, y2 - y1) if aligned else (max(x2 - x1, 1.0), max(y2 - y1, 1.0))
-        down = ratio if ratio > 0 else math.ceil(h / rows)
-        across = ratio if ratio > 0 else math.ceil(w / columns)
-        for c, plane in enumerate(maps[index][int(image)]):
-            for p in range(rows):
-                for q in range(columns):
-                    samples = [
-                        bilinear(
-                            plane,
-                            y1 - shift + (p + (i + 0.5) / down) * h / rows,
-                            x1 - shift + (q + (j + 0.5) / across) * w / columns,
-                        )
-                        for i in range(down)
-                        for j in range(across)
-                    ]
-                    output[k, c, p, q] = sum(samples) / max(len(samples), 1)
+    """From the papers: each region from the map of its level."""
+    output = torch.zeros(len(rois), features[0].shape[1], *size, dtype=torch.float64)
+    for k, index in enumerate(indices(rois, scales, canonical_scale, canonical_level).tolist()):
+        output[k] = regions.aligned_means(features[index], rois[k, None], size, scales[index], ratio, aligned)[0]
     return output
 
 
 def level_by_level(
-    features: Sequence[Tensor], rois: Tensor, size: int, scales: Sequence[float], levels: Tensor, **kwargs: int
+    features: Sequence[Tensor], rois: Tensor, scales: Sequence[float] = SCALES, scale: float = 8, level: int = 1
 ) -> Tensor:
     """Every region on every map, then the one of its level."""
-    pooled = [roi_align(level, rois, size, scale, **kwargs) for level, scale in zip(features, scales, strict=True)]
-    return torch.stack(pooled)[levels, torch.arange(len(rois))]
+    pooled = [roi_align(maps, rois, 3, s, 2) for maps, s in zip(features, scales, strict=True)]
+    return torch.stack(pooled)[indices(rois, scales, scale, level), torch.arange(len(rois))]
 
 
 def pyramid(images: int, channels: int, height: int, width: int, levels: int = 3) -> list[Tensor]:
@@ -136,17 +112,8 @@ def test_levels_by_hand(device: torch.device) -> None:
     assert levels_of(squares(*sides).to(device), FPN) == [0, 0, 0, 1, 1, 2, 2, 3, 3]
     oblong = torch.tensor([[0.0, 0, 56, 224], [0, 0, 55, 224], [0, 0, 448, 112]], device=device)
     assert levels_of(oblong, FPN) == [1, 0, 2]
-    assert levels_of(squares(*sides).to(device), FPN, canonical_scale=223, canonical_level=3) == [
-        0,
-        0,
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-        2,
-    ]
+    canonical = {"canonical_scale": 223, "canonical_level": 3}
+    assert levels_of(squares(*sides).to(device), FPN, **canonical) == [0, 0, 0, 0, 1, 1, 2, 2, 2]
     assert levels_of(squares(100, 200).to(device), FPN[2:3]) == [0, 0]
 
 
@@ -222,12 +189,9 @@ def test_equals_roi_align_level_by_level(device: torch.device, channels: int, ch
         for level, last in zip(pyramid(3, channels, 40, 50), channels_last, strict=True)
     ]
     rois = random_rois(30, 2, 40, 50).float().to(device)
-    levels = torch.tensor([level_of(box, SCALES, 8, 1) for box in rois[:, 1:].tolist()], device=device)
+    levels = indices(rois)
     for some in (rois, rois[levels == 0], rois[levels == 2], rois[:0]):
-        chosen = torch.tensor([level_of(box, SCALES, 8, 1) for box in some[:, 1:].tolist()], dtype=torch.int64).to(
-            device
-        )
-        expected = level_by_level(features, some, 3, SCALES, chosen, sampling_ratio=2)
+        expected = level_by_level(features, some)
         actual = multi_scale_roi_align(features, some, 3, SCALES, **SMALL)
         assert torch.equal(actual, expected)
         grad = torch.randn_like(expected)
@@ -331,9 +295,8 @@ def test_one_level_is_empty(device: torch.device) -> None:
         full = multi_scale_roi_align(features, rois, 3, SCALES, **SMALL)
         features[empty] = features[empty][:, :, :0]
         features = [level.requires_grad_() for level in features]
-        levels = torch.tensor([level_of(box, SCALES, 8, 1) for box in rois[:, 1:].tolist()], device=device)
         pooled = multi_scale_roi_align(features, rois, 3, SCALES, **SMALL)
-        assert torch.equal(pooled, full * (levels != empty)[:, None, None, None])
+        assert torch.equal(pooled, full * (indices(rois) != empty)[:, None, None, None])
         grads = torch.autograd.grad(pooled.sum(), features)
         assert [grad.shape for grad in grads] == [level.shape for level in features]
 
@@ -343,9 +306,8 @@ def test_as_many_levels_as_there_may_be(device: torch.device, levels: int) -> No
     scales = [2.0**-i for i in range(levels)]
     features = [level.to(device).requires_grad_() for level in pyramid(2, 5, 130, 70, levels)]
     rois = random_rois(100, 2, 256, 256).to(device)
-    chosen = torch.tensor([level_of(box, scales, 1, 0) for box in rois[:, 1:].tolist()], device=device)
-    assert len(chosen.unique()) == levels
-    expected = level_by_level(features, rois, 3, scales, chosen, sampling_ratio=2)
+    assert len(indices(rois, scales, 1, 0).unique()) == levels
+    expected = level_by_level(features, rois, scales, 1, 0)
     actual = multi_scale_roi_align(features, rois, 3, scales, 2, 1, 0)
     assert torch.equal(actual, expected)
     grad = torch.randn_like(expected)
@@ -361,42 +323,28 @@ def test_regions_are_pooled_one_by_one(seed: int, channels: int, k: int, channel
     torch.manual_seed(seed)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     features = [level.float().to(memory_format=layout) for level in pyramid(2, channels, 24, 40)]
-    rois, order = random_rois(k, 2, 24, 40).float(), torch.randperm(k)
-    pooled = multi_scale_roi_align(features, rois, 3, SCALES, **SMALL)
-    assert torch.equal(multi_scale_roi_align(features, rois[order], 3, SCALES, **SMALL), pooled[order])
-    one_by_one = [multi_scale_roi_align(features, roi[None], 3, SCALES, **SMALL) for roi in rois]
-    assert torch.equal(torch.cat(one_by_one), pooled)
+    rois = random_rois(k, 2, 24, 40).float()
+    regions.check_one_by_one(lambda rois: multi_scale_roi_align(features, rois, 3, SCALES, **SMALL), rois)
 
 
 @FIXED
 @given(st.integers(0, 2**32), st.sampled_from([1, 16, 33]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_gradient_is_the_transpose(seed: int, channels: int, dtype: torch.dtype) -> None:
-    """<pooled(x), g> = <x, gradient(g)> for any x and g."""
     torch.manual_seed(seed)
     features = [level.to(dtype).requires_grad_() for level in pyramid(2, channels, 26, 19)]
-    pooled = multi_scale_roi_align(features, random_rois(15, 2, 26, 19).float(), (2, 5), SCALES, **SMALL)
-    grad = torch.randn_like(pooled)
-    back = torch.autograd.grad(pooled, features, grad)
-    left = (pooled.double() * grad.double()).sum()
-    right = sum((x.double() * g.double()).sum() for x, g in zip(features, back, strict=True))
-    scale = (pooled.double() * grad.double()).abs().sum().item() + 1
-    assert abs(left - right).item() <= 8 * torch.finfo(dtype).eps * scale
+    rois = random_rois(15, 2, 26, 19).float()
+    regions.check_transpose(lambda *levels: multi_scale_roi_align(levels, rois, (2, 5), SCALES, **SMALL), *features)
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 3e38])
+@pytest.mark.parametrize("value", regions.MEANINGLESS)
 @pytest.mark.parametrize("ratio", [0, 2])
 def test_values_without_meaning(device: torch.device, value: float, ratio: int) -> None:
-    """Neither crash nor endless loop, nor anything read elsewhere; other regions do not notice."""
+    """Nor is anything read elsewhere."""
     features = [level.float().to(device).requires_grad_() for level in pyramid(1, 20, 24, 24)]
-    good = [0.0, 1.0, 2.0, 9.0, 8.0]
-    rows = [good] + [[*good[:i], value, *good[i + 1 :]] for i in range(1, 5)] + [[0.0] + [value] * 4]
-    rows += [[0.0, -abs(value), -abs(value), abs(value), abs(value)]]
-    rois = torch.tensor(rows, device=device)
-    pooled = multi_scale_roi_align(features, rois, 4, SCALES, ratio, **SMALL)
-    assert torch.equal(pooled[:1], multi_scale_roi_align(features, rois[:1], 4, SCALES, ratio, **SMALL))
-    assert pooled.isfinite().all() and (pooled[-2] == 0).all()
-    for grad in torch.autograd.grad(pooled.sum(), features):
-        assert grad.isfinite().all()
+    pooled, *_ = regions.check_meaningless(
+        lambda *of: multi_scale_roi_align(of[:-1], of[-1], 4, SCALES, ratio, **SMALL), value, *features
+    )
+    assert (pooled[-2] == 0).all()
 
 
 def test_negative_area(device: torch.device) -> None:
@@ -420,27 +368,13 @@ def test_negative_area(device: torch.device) -> None:
 @pytest.mark.parametrize("shape", [(1, 64, 100, 120), (3, 5, 80, 140), (1, 2, 300, 400)])
 @pytest.mark.threads
 def test_threads(shape: tuple[int, int, int, int]) -> None:
-    """Any number of them gives the same bits, forward and backward."""
-    before, results = torch.get_num_threads(), []
-    features, rois = pyramid(*shape), random_rois(2000, shape[0], *shape[2:]).float()
-    grad = torch.randn(2000, shape[1], 7, 7)
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            for layout in (torch.contiguous_format, torch.channels_last):
-                leaves = [level.float().to(memory_format=layout).requires_grad_() for level in features]
-                pooled = multi_scale_roi_align(leaves, rois, 7, SCALES, **SMALL)
-                results.append((pooled.detach(), torch.autograd.grad(pooled, leaves, grad)))
-    finally:
-        torch.set_num_threads(before)
-    for result in results[1:]:
-        assert_equal(result, results[0])
+    features = [level.float().requires_grad_() for level in pyramid(*shape)]
+    rois = random_rois(2000, shape[0], *shape[2:]).float()
+    regions.check_threads(lambda *levels: multi_scale_roi_align(levels, rois, 7, SCALES, **SMALL), *features)
 
 
 def test_layouts_lists_and_mixed_dtypes(device: torch.device) -> None:
-    features = [level.float().to(device) for level in pyramid(3, 24, 20, 24)]
-    boxes = [random_rois(n, 1, 20, 24)[:, 1:].float().to(device) for n in (4, 0, 6)]
-    rois = torch.cat([torch.cat([torch.full((len(b), 1), float(i), device=device), b], 1) for i, b in enumerate(boxes)])
+    features, (boxes, rois) = [level.float().to(device) for level in pyramid(3, 24, 20, 24)], boxes_by_image(device)
     expected = multi_scale_roi_align(features, rois, (2, 3), SCALES, **SMALL)
     assert torch.equal(multi_scale_roi_align(features, boxes, (2, 3), SCALES, **SMALL), expected)
     last = [level.to(memory_format=torch.channels_last) for level in features]
@@ -448,38 +382,24 @@ def test_layouts_lists_and_mixed_dtypes(device: torch.device) -> None:
     assert multi_scale_roi_align([features[0], *last[1:]], rois, 3, SCALES).is_contiguous()
     windows = [torch.nn.functional.pad(level, (2, 3, 4, 5, 6, 7))[:, 6:-7, 4:-5, 2:-3] for level in features]
     assert torch.equal(multi_scale_roi_align(windows, rois, (2, 3), SCALES, **SMALL), expected)
-    for dtype in (torch.float16, torch.bfloat16):
-        low = [level.to(dtype) for level in features]
-        pooled = multi_scale_roi_align(low, rois, (2, 3), SCALES, **SMALL)
-        assert torch.equal(pooled, expected.to(dtype))  # the features are exact in every dtype
-        assert torch.equal(multi_scale_roi_align(low, rois.to(dtype), (2, 3), SCALES, **SMALL), pooled)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            assert torch.equal(multi_scale_roi_align(low, rois, (2, 3), SCALES, **SMALL), pooled)
+    regions.check_mixed_dtypes(lambda *of: multi_scale_roi_align(*of, (2, 3), SCALES, **SMALL), features, rois)
 
 
-def of(*shapes: tuple[int, ...], **options: torch.dtype | str) -> list[Tensor]:
-    return [torch.ones(shape, **options) for shape in shapes]
+def of(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.ones(shape) for shape in shapes]
 
 
 LEVELS = of((1, 3, 8, 8), (1, 3, 4, 4))
+SHAPE = r"expected features\[1\] of shape \(1, 3, \*, \*\), got "
 BAD = [
     ({"features": of((3, 8, 8), (3, 4, 4))}, r"expected features\[0\] of shape \(\*, \*, \*, \*\), got \(3, 8, 8\)"),
-    (
-        {"features": of((1, 3, 8, 8), (1, 4, 4, 4))},
-        r"expected features\[1\] of shape \(1, 3, \*, \*\), got \(1, 4, 4, 4",
-    ),
-    (
-        {"features": of((1, 3, 8, 8), (2, 3, 4, 4))},
-        r"expected features\[1\] of shape \(1, 3, \*, \*\), got \(2, 3, 4, 4",
-    ),
+    ({"features": of((1, 3, 8, 8), (1, 4, 4, 4))}, SHAPE + r"\(1, 4, 4, 4\)"),
+    ({"features": of((1, 3, 8, 8), (2, 3, 4, 4))}, SHAPE + r"\(2, 3, 4, 4\)"),
     (
         {"features": [LEVELS[0], LEVELS[1].double()]},
         r"expected features\[1\] of the dtype of features\[0\], float32, got",
     ),
-    (
-        {"features": of((1, 3, 8, 8), (1, 3, 4, 4), dtype=torch.int64)},
-        r"expected features\[0\] of dtype float32, .*, got",
-    ),
+    ({"features": [level.long() for level in LEVELS]}, r"expected features\[0\] of dtype float32, .*, got int64"),
     ({"features": LEVELS[:1]}, "expected scales of 1 levels, got 2"),
     ({"features": LEVELS[:1] * 9, "scales": [1.0] * 9}, "expected features of at most 8 levels, got 9"),
     ({"scales": (0.5, 1.0)}, "expected scales from the finest level to the coarsest, got 1 after 0.5"),
@@ -491,40 +411,29 @@ BAD = [
     ({"rois": torch.ones(2, 5).long()}, "expected rois of dtype float32, .*, got int64"),
     ({"output_size": 0}, "expected pooled_height of at least 1, got 0"),
     ({"output_size": (2, -1)}, "expected pooled_width of at least 1, got -1"),
-]
-BAD_IN_PYTHON = [
     ({"features": []}, "expected features of at least one level, got none"),
     (
         {"features": [LEVELS[0], LEVELS[1].to("meta")]},
-        r"expected features\[1\] on the device of features\[0\], cpu, got",
+        r"expected features\[1\] on the device of features\[0\], c.*, got",
     ),
     ({"rois": torch.ones(2, 5, device="meta")}, r"expected rois on the device of features\[0\], .*, got"),
     ({"rois": [torch.ones(2, 5)]}, r"expected rois\[0\] of shape \(\*, 4\), got \(2, 5\)"),
     ({"rois": []}, "expected rois of at least one image, got an empty list"),
     ({"output_size": (2, 2, 2)}, "expected output_size of one or two numbers, got"),
 ]
-GOOD = {"features": LEVELS, "rois": torch.zeros(2, 5), "output_size": 2, "scales": (0.5, 0.25)}
+GOOD = {
+    "features": LEVELS,
+    "rois": torch.zeros(2, 5),
+    "output_size": 2,
+    "scales": (0.5, 0.25),
+    "sampling_ratio": 2,
+    "canonical_scale": 224,
+}
 
 
-@pytest.mark.parametrize(("change", "message"), BAD + BAD_IN_PYTHON)
-def test_says_what_is_wrong(change: dict[str, object], message: str) -> None:
-    with pytest.raises(RuntimeError, match=f"^multi_scale_roi_align: {message}"):
-        multi_scale_roi_align(**{**GOOD, **change})
-
-
-@pytest.mark.parametrize("change", [change for change, _ in BAD])
-def test_traced_programs_say_the_same(change: dict[str, object]) -> None:
-    arguments = {**GOOD, **change}
-    with pytest.raises(RuntimeError) as eager:
-        multi_scale_roi_align(**arguments)
-    meta = {
-        **arguments,
-        "features": [t.to("meta") for t in arguments["features"]],
-        "rois": arguments["rois"].to("meta"),
-    }
-    with pytest.raises(RuntimeError) as traced:
-        multi_scale_roi_align(**meta)
-    assert str(traced.value) == str(eager.value)
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_says_what_is_wrong(device: torch.device, change: dict[str, object], message: str) -> None:
+    regions.check_mistake(multi_scale_roi_align, tuple({**GOOD, **change}.values()), message, device)
 
 
 BACKWARD = (
@@ -568,45 +477,31 @@ def test_backward_says_what_is_wrong(position: int, value: object, message: str)
             torch.ops.detops.multi_scale_roi_align_backward(*placed)
 
 
-@pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, 1e30])
+@pytest.mark.parametrize("index", regions.NO_IMAGE)
 def test_image_index_out_of_range(index: float) -> None:
-    features, rois = of((2, 3, 8, 8), (2, 3, 4, 4)), torch.tensor([[1.0, 0, 0, 2, 2], [index, 0, 0, 2, 2]])
-    with pytest.raises(
-        RuntimeError, match=r"^multi_scale_roi_align: expected rois\[:, 0\] from 0 to 1, got .* in row 1"
-    ):
-        multi_scale_roi_align(features, rois, 2, (0.5, 0.25))
+    features, arguments = of((2, 3, 8, 8), (2, 3, 4, 4)), list(BACKWARD)
+    arguments[5] = 2  # images
+
+    def backward(rois: Tensor) -> list[Tensor]:
+        return torch.ops.detops.multi_scale_roi_align_backward(arguments[0], rois, *arguments[2:])
+
+    name = "multi_scale_roi_align"
+    regions.check_image_is_refused(name, lambda rois: multi_scale_roi_align(features, rois, 2, (0.5, 0.25)), index)
+    regions.check_image_is_refused(f"{name}_backward", backward, index)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, channels_last: bool) -> None:
-    """There nobody can look: such a region is zero and passes no gradient, not even to another level's image."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    features = [
-        level.to(gpu, memory_format=layout).requires_grad_() for level in of((2, 4, 16, 16), (2, 4, 8, 8), (2, 4, 4, 4))
-    ]
-    indices = torch.tensor([1.0, -1.0, 2.0, 3.0, NAN, INF, -INF, 1e30, 0.0], device=gpu)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, layout: torch.memory_format) -> None:
+    """Not even another level's image is read."""
+    shapes = (2, 4, 16, 16), (2, 4, 8, 8), (2, 4, 4, 4)
+    features = [level.to(gpu, memory_format=layout).requires_grad_() for level in of(*shapes)]
     for side in (2.0, 8.0, 16.0):
-        rois = torch.cat([indices[:, None], torch.tensor([0.0, 0, side, side], device=gpu).expand(9, 4)], dim=1)
-        pooled = multi_scale_roi_align(features, rois, 2, SCALES, **SMALL)
-        assert (pooled[1:-1] == 0).all() and (pooled[[0, -1]] == 1).all()
-        possible = multi_scale_roi_align(features, rois[[0, -1]], 2, SCALES, **SMALL)
-        for a, e in zip(
-            torch.autograd.grad(pooled.sum(), features), torch.autograd.grad(possible.sum(), features), strict=True
-        ):
-            assert torch.equal(a, e)
-    assert (multi_scale_roi_align([level[:0] for level in features], rois, 2, SCALES) == 0).all()
+        pooled = regions.check_images_are_zero(lambda *of: pooled_of_three(*of, 2), [0, 0, side, side], *features)
+        assert (pooled == 1).all()
 
 
 def test_number_of_regions_known_only_at_run_time() -> None:
-    def program(a: Tensor, b: Tensor, rois: Tensor, scores: Tensor) -> Tensor:
-        return multi_scale_roi_align([a, b], rois[scores > 0.5], 2, SCALES[:2], 2, 8, 1).square()
-
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
-        features, rois = pyramid(2, 3, 16, 16, 2), random_rois(6, 2, 16, 16)
-        for scores in (torch.linspace(0, 1, 6), torch.zeros(6), torch.ones(6), torch.eye(6)[2]):
-            leaves = [[level.clone().requires_grad_() for level in features] for _ in range(2)]
-            actual, expected = compiled(*leaves[0], rois, scores), program(*leaves[1], rois, scores)
-            assert_equal(actual, expected)
-            assert_equal(torch.autograd.grad(actual.sum(), leaves[0]), torch.autograd.grad(expected.sum(), leaves[1]))
+    features = [level.requires_grad_() for level in pyramid(2, 3, 16, 16, 2)]
+    regions.check_regions_chosen_at_run_time(
+        lambda *of: multi_scale_roi_align(of[:-1], of[-1], 2, SCALES[:2], 2, 8, 1), *features, random_rois(6, 2, 16, 16)
+    )

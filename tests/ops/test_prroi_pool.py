@@ -2,17 +2,17 @@ import math
 from itertools import pairwise
 
 import pytest
+import regions
 import torch
 from checks import Sample, assert_equal, check_operator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from regions import random_rois, small_input
 from torch import Tensor
 from torch.nn import functional
 
-import detops
 from detops.ops import PrRoIPool, prroi_pool, roi_align
 
-INF, NAN = math.inf, math.nan
 FIXED = settings(max_examples=20, deadline=None, derandomize=True)
 
 
@@ -54,13 +54,6 @@ def reference(features: Tensor, rois: Tensor, size: tuple[int, int], scale: floa
     return output
 
 
-def random_rois(k: int, images: int, height: int, width: int) -> Tensor:
-    """Regions on and over the edge of a map, some far out; coordinates in quarters, exact in every dtype."""
-    corners = torch.randint(-12, 4 * max(height, width), (k, 2)) / 4
-    sizes = torch.randint(1, 4 * max(height, width), (k, 2)) / 4
-    return torch.cat([torch.randint(images, (k, 1)), corners, corners + sizes], dim=1).double()
-
-
 def smooth_rois(k: int, images: int, height: int, width: int) -> Tensor:
     """The same where the result has a derivative: no edge of 2 or 3 bins on a pixel, no image about to change."""
     rois = random_rois(k, images, height, width)
@@ -69,10 +62,6 @@ def smooth_rois(k: int, images: int, height: int, width: int) -> Tensor:
     rois[:, 1:3] = low + 0.25
     rois[:, 0] += 0.5
     return rois
-
-
-def small_input(n: int, c: int, h: int, w: int) -> Tensor:
-    return torch.randint(-16, 16, (n, c, h, w)).double() / 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 9, 7), (1, 17, 12, 5), (2, 40, 6, 33)])
@@ -223,10 +212,7 @@ def test_regions_are_pooled_one_by_one(seed: int, channels: int, k: int, channel
     features, rois = torch.randn(2, channels, 24, 40), random_rois(k, 2, 16, 16)
     if channels_last:
         features = features.to(memory_format=torch.channels_last)
-    order = torch.randperm(k)
-    pooled = prroi_pool(features, rois, 3)
-    assert torch.equal(prroi_pool(features, rois[order], 3), pooled[order])
-    assert torch.equal(torch.cat([prroi_pool(features, roi[None], 3) for roi in rois]), pooled)
+    pooled = regions.check_one_by_one(lambda rois: prroi_pool(features, rois, 3), rois)
     moved = functional.pad(features, (8, 0, 4, 0))
     torch.testing.assert_close(prroi_pool(moved, rois + torch.tensor([0, 8, 4, 8, 4]), 3), pooled)
     quarters = functional.avg_pool2d(prroi_pool(features, rois, 6), 2)  # a mean is that of its parts' means
@@ -247,16 +233,9 @@ def test_many_samples_of_roi_align_come_close(seed: int) -> None:
 @FIXED
 @given(st.integers(0, 2**32), st.sampled_from([1, 5, 16, 33]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_gradient_is_the_transpose(seed: int, channels: int, dtype: torch.dtype) -> None:
-    """<prroi_pool(x), g> = <x, gradient(g)> for any x and g."""
     torch.manual_seed(seed)
-    features = torch.randn(2, channels, 13, 19).to(dtype).requires_grad_()
-    rois = random_rois(7, 2, 13, 19).float()
-    pooled = prroi_pool(features, rois, (2, 5))
-    grad = torch.randn_like(pooled)
-    (back,) = torch.autograd.grad(pooled, features, grad)
-    left, right = (pooled.double() * grad.double()).sum(), (features.double() * back.double()).sum()
-    scale = (pooled.double() * grad.double()).abs().sum().item() + 1
-    assert abs(left - right).item() <= 8 * torch.finfo(dtype).eps * scale
+    features, rois = torch.randn(2, channels, 13, 19).to(dtype).requires_grad_(), random_rois(7, 2, 13, 19).float()
+    regions.check_transpose(lambda features: prroi_pool(features, rois, (2, 5)), features)
 
 
 def test_bins_too_short_to_have_edges(device: torch.device) -> None:
@@ -272,19 +251,14 @@ def test_bins_too_short_to_have_edges(device: torch.device) -> None:
     torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("value", [NAN, INF, -INF, 1e30, -1e30, 3e38])
+@pytest.mark.parametrize("value", regions.MEANINGLESS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_values_without_meaning(device: torch.device, value: float, dtype: torch.dtype) -> None:
-    """Neither crash nor endless loop, and other regions do not notice; zero if an edge is no number."""
+    """Zero if an edge is no number."""
     features = torch.randn(1, 20, 12, 15, device=device, dtype=dtype, requires_grad=True)
-    good = [0.0, 1.0, 2.0, 9.0, 8.0]
-    rows = [good] + [[*good[:i], value, *good[i + 1 :]] for i in range(1, 5)] + [[0.0] + [value] * 4]
-    rows += [[0.0, -abs(value), -abs(value), abs(value), abs(value)]]
-    rois = torch.tensor(rows, device=device, dtype=dtype, requires_grad=True)
-    pooled = prroi_pool(features, rois, 4)
-    grad, of_rois = torch.autograd.grad(pooled.sum(), (features, rois))
-    assert torch.equal(pooled[:1], prroi_pool(features, rois[:1], 4))
-    assert pooled.isfinite().all() and grad.isfinite().all() and of_rois.isfinite().all()
+    pooled, _, of_rois = regions.check_meaningless(
+        lambda *of: prroi_pool(*of, 4), value, features, dtype=dtype, requires_grad=True
+    )
     assert (pooled[-2] == 0).all() and (of_rois[-2] == 0).all()
     if not math.isfinite(value):
         assert (pooled[1:] == 0).all() and (of_rois[1:] == 0).all()
@@ -323,7 +297,7 @@ def test_nan_in_the_map_stays_where_it_is(device: torch.device) -> None:
     boxes = torch.tensor([[0.0, 2.0, 2.0, 9.0, 9.0], [0.0, 12.0, 12.0, 20.0, 20.0]], device=device, requires_grad=True)
     clean = prroi_pool(features, boxes, 7)
     (clean_grad,) = torch.autograd.grad(clean.sum(), boxes)
-    features[:, :, 5, 5] = NAN
+    features[:, :, 5, 5] = math.nan
     pooled = prroi_pool(features, boxes, 7)
     (grad,) = torch.autograd.grad(pooled.sum(), boxes)
     assert pooled[0].isnan().any() and not pooled[0].isnan().all() and grad[0, 1:].isnan().all()
@@ -333,78 +307,25 @@ def test_nan_in_the_map_stays_where_it_is(device: torch.device) -> None:
 @pytest.mark.parametrize("shape", [(1, 64, 50, 60), (3, 5, 40, 70), (1, 2, 200, 300), (2, 20, 9, 9)])
 @pytest.mark.threads
 def test_threads(shape: tuple[int, int, int, int]) -> None:
-    """Any number of them gives the same bits, forward and backward."""
-    before, results = torch.get_num_threads(), []
-    features, rois = torch.randn(shape), random_rois(1000, shape[0], *shape[2:]).float()
-    grad = torch.randn(1000, shape[1], 7, 7)
-    try:
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            for layout in (torch.contiguous_format, torch.channels_last):
-                leaves = (features.to(memory_format=layout).requires_grad_(), rois.clone().requires_grad_())
-                pooled = prroi_pool(*leaves, 7)
-                results.append((pooled.detach(), *torch.autograd.grad(pooled, leaves, grad)))
-    finally:
-        torch.set_num_threads(before)
-    for result in results[1:]:
-        assert_equal(result, results[0])
+    features, rois = torch.randn(shape).requires_grad_(), random_rois(1000, shape[0], *shape[2:]).float()
+    regions.check_threads(lambda *of: prroi_pool(*of, 7), features, rois.requires_grad_())
 
 
 def test_layout_is_kept(device: torch.device) -> None:
-    features = torch.randn(2, 24, 10, 12, device=device).to(memory_format=torch.channels_last).requires_grad_()
-    pooled = prroi_pool(features, random_rois(5, 2, 10, 12).to(device), 3)
-    assert pooled.is_contiguous(memory_format=torch.channels_last)
-    (grad,) = torch.autograd.grad(pooled.sum(), features)  # an expanded gradient
-    assert grad.is_contiguous(memory_format=torch.channels_last)
-    window = torch.randn(2, 40, 30, 30, device=device)[:, 3:30, 5:-4, 2:20]
-    rois = random_rois(5, 2, 10, 12).to(device)
-    assert torch.equal(prroi_pool(window, rois, 3), prroi_pool(window.contiguous(), rois, 3))
+    regions.check_layout_is_kept(lambda *of: prroi_pool(*of, 3), device, random_rois(5, 2, 10, 12))
 
 
 def test_module_and_mixed_dtypes(device: torch.device) -> None:
     features, rois = torch.randn(3, 4, 10, 12, device=device), random_rois(6, 3, 10, 12).float().to(device)
-    expected = prroi_pool(features, rois, (2, 3), 0.5)
     module = PrRoIPool((2, 3), spatial_scale=0.5)
-    assert torch.equal(module(features, rois), expected)
+    assert torch.equal(module(features, rois), prroi_pool(features, rois, (2, 3), 0.5))
     assert repr(module) == "PrRoIPool(output_size=(2, 3), spatial_scale=0.5)"
-    for dtype in (torch.float16, torch.bfloat16):
-        low = prroi_pool(features.to(dtype), rois, (2, 3), 0.5)
-        assert low.dtype == dtype
-        assert torch.equal(low, prroi_pool(features.to(dtype).float(), rois, (2, 3), 0.5).to(dtype))
-        assert torch.equal(low, prroi_pool(features.to(dtype), rois.to(dtype), (2, 3), 0.5))
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            assert torch.equal(prroi_pool(features.to(dtype), rois, (2, 3), 0.5), low)
-    fine = rois.double() + 1e-9
-    torch.testing.assert_close(prroi_pool(features, fine, 2), prroi_pool(features.double(), fine, 2).float())
+    regions.check_mixed_dtypes(module, features, rois)
 
 
-BAD = [
-    ({"input": torch.ones(3, 4, 4)}, r"expected input of shape \(\*, \*, \*, \*\), got \(3, 4, 4\)"),
-    ({"input": torch.ones(1, 3, 4, 4, dtype=torch.int64)}, "expected input of dtype float32, .*, got int64"),
-    ({"rois": torch.ones(2, 4)}, r"expected rois of shape \(\*, 5\), got \(2, 4\)"),
-    ({"rois": torch.ones(2, 5).long()}, "expected rois of dtype float32, .*, got int64"),
-    ({"rois": torch.ones(2, 5, device="meta")}, "expected rois on the device of input, .*, got"),
-    ({"output_size": 0}, "expected pooled_height of at least 1, got 0"),
-    ({"output_size": (2, -1)}, "expected pooled_width of at least 1, got -1"),
-    ({"output_size": (2, 2, 2)}, "expected output_size of one or two numbers, got"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), BAD)
-def test_says_what_is_wrong(change: dict[str, object], message: str) -> None:
-    arguments = {"input": torch.ones(1, 3, 4, 4), "rois": torch.zeros(2, 5), "output_size": 2}
-    with pytest.raises(RuntimeError, match=f"^prroi_pool: {message}"):
-        prroi_pool(**{**arguments, **change})
-
-
-@pytest.mark.parametrize("change", [change for change, _ in BAD[:4]] + [change for change, _ in BAD[5:7]])
-def test_traced_programs_say_the_same(change: dict[str, object]) -> None:
-    arguments = {"input": torch.ones(1, 3, 4, 4), "rois": torch.zeros(2, 5), "output_size": 2, **change}
-    with pytest.raises(RuntimeError) as eager:
-        prroi_pool(**arguments)
-    with pytest.raises(RuntimeError) as traced:
-        prroi_pool(**{k: v.to("meta") if isinstance(v, Tensor) else v for k, v in arguments.items()})
-    assert str(traced.value) == str(eager.value)
+@pytest.mark.parametrize(("arguments", "message"), regions.mistakes())
+def test_says_what_is_wrong(device: torch.device, arguments: tuple[object, ...], message: str) -> None:
+    regions.check_mistake(prroi_pool, arguments, message, device)
 
 
 def test_private_operators_check_their_arguments() -> None:
@@ -419,24 +340,10 @@ def test_private_operators_check_their_arguments() -> None:
             ops.prroi_pool_backward_rois(grad.double(), maps, rois, 1.0, 2, 2)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, channels_last: bool) -> None:
-    """There nobody can look: such a region is zero, and neither passes nor gets a gradient."""
-    features = torch.randn(2, 4, 4, 4, device=gpu)
-    if channels_last:
-        features = features.to(memory_format=torch.channels_last)
-    features.requires_grad_()
-    indices = torch.tensor([1.0, -1.0, 2.0, NAN, INF, -INF, 1e30, 0.0], device=gpu)
-    rois = torch.cat([indices[:, None], torch.tensor([0.5, 0.5, 2.5, 2.5], device=gpu).expand(8, 4)], dim=1)
-    rois.requires_grad_()
-    pooled = prroi_pool(features, rois, 2)
-    possible = rois[[0, -1]]
-    assert (pooled[1:-1] == 0).all() and torch.equal(pooled[[0, -1]], prroi_pool(features, possible, 2))
-    grads = torch.autograd.grad(pooled.sum(), (features, rois))
-    expected = torch.autograd.grad(prroi_pool(features, possible, 2).sum(), (features, possible))
-    assert torch.equal(grads[0], expected[0])
-    assert (grads[1][1:-1] == 0).all() and torch.equal(grads[1][[0, -1]], expected[1])
-    assert (prroi_pool(features[:0], rois, 2) == 0).all()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, layout: torch.memory_format) -> None:
+    features = torch.randn(2, 4, 4, 4, device=gpu).to(memory_format=layout).requires_grad_()
+    regions.check_images_are_zero(lambda *of: prroi_pool(*of, 2), [0.5, 0.5, 2.5, 2.5], features, requires_grad=True)
 
 
 def test_too_much_for_a_gpu(gpu: torch.device) -> None:
@@ -453,20 +360,9 @@ def test_too_much_for_a_gpu(gpu: torch.device) -> None:
 @pytest.mark.parametrize("size", [(2, 70), (3, 2)])
 def test_many_regions(device: torch.device, size: tuple[int, int]) -> None:
     """More than are listed at a time, most of them elsewhere; each shares pixels with others."""
-    features, rois = small_input(2, 9, 20, 23), random_rois(300, 2, 20, 23)
+    features, rois = small_input(2, 9, 20, 23).requires_grad_(), random_rois(300, 2, 20, 23).requires_grad_()
     grad = torch.randint(-4, 5, (300, 9, *size)).double()
-    sums, parts = torch.zeros_like(features), []
-    for some, grad_of_some in zip(rois.split(50), grad.split(50), strict=True):
-        leaves = (features.clone().requires_grad_(), some.clone().requires_grad_())
-        of_maps, of_rois = torch.autograd.grad(prroi_pool(*leaves, size), leaves, grad_of_some)
-        sums += of_maps
-        parts.append(of_rois)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        leaves = (features.to(device, memory_format=layout).requires_grad_(), rois.to(device).requires_grad_())
-        pooled = prroi_pool(*leaves, size)
-        actual = torch.autograd.grad(pooled, leaves, grad.to(device, memory_format=layout))
-        torch.testing.assert_close(actual[0].cpu(), sums, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(actual[1].cpu(), torch.cat(parts), rtol=1e-9, atol=1e-9)
+    regions.check_many(lambda *of: prroi_pool(*of, size), features, rois, grad, device, 1e-9)
 
 
 def test_few_regions_of_many_bins(device: torch.device) -> None:
@@ -486,73 +382,41 @@ def test_few_regions_of_many_bins(device: torch.device) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: too large to emulate")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_a_detector_s_size_on_a_gpu(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_detector_s_size_on_a_gpu(dtype: torch.dtype, layout: torch.memory_format) -> None:
     """As on the CPU, and the same bits each time."""
-    for layout in (torch.contiguous_format, torch.channels_last):
-        features = torch.randn(2, 256, 100, 152).to(dtype=dtype, memory_format=layout)
-        rois = random_rois(1000, 2, 100, 152).float() * torch.tensor([1.0, 8, 8, 8, 8])
-        leaves = (features.clone().requires_grad_(), rois.clone().requires_grad_())
-        expected = prroi_pool(*leaves, 7, 0.125)
-        grad = torch.randn_like(expected)
-        expected_grads = torch.autograd.grad(expected, leaves, grad)
-        results = []
-        for _ in range(3):
-            leaves = (features.cuda().requires_grad_(), rois.cuda().requires_grad_())
-            actual = prroi_pool(*leaves, 7, 0.125)
-            results.append((actual.detach(), *torch.autograd.grad(actual, leaves, grad.cuda())))
-        assert_equal(results[1:], [results[0]] * 2)
-        rtol = 8 * torch.finfo(dtype).eps
-        torch.testing.assert_close(results[0][0].cpu(), expected.detach(), rtol=rtol, atol=rtol)
-        for got, exact in zip(results[0][1:], expected_grads, strict=True):
-            torch.testing.assert_close(got.cpu(), exact, rtol=1e-4, atol=rtol * exact.abs().max().item())
+    features = torch.randn(2, 256, 100, 152).to(dtype=dtype, memory_format=layout).requires_grad_()
+    rois = random_rois(1000, 2, 100, 152).float() * torch.tensor([1.0, 8, 8, 8, 8])
+    output, *gradients = regions.check_on_a_gpu(lambda *of: prroi_pool(*of, 7, 0.125), features, rois.requires_grad_())
+    rtol = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(*output, rtol=rtol, atol=rtol)
+    for actual, exact in gradients:
+        torch.testing.assert_close(actual, exact, rtol=1e-4, atol=rtol * exact.abs().max().item())
 
 
-@pytest.mark.parametrize("index", [-1.0, 2.0, NAN, INF, -INF, 1e30])
+@pytest.mark.parametrize("index", regions.NO_IMAGE)
 def test_image_index_out_of_range(index: float) -> None:
-    features, rois = torch.ones(2, 3, 4, 4), torch.tensor([[1.0, 0, 0, 2, 2], [index, 0, 0, 2, 2]])
-    message = r": expected rois\[:, 0\] from 0 to 1, got .* in row 1"
-    with pytest.raises(RuntimeError, match="^prroi_pool" + message):
-        prroi_pool(features, rois, 2)
-    with pytest.raises(RuntimeError, match="^prroi_pool_backward" + message):
-        torch.ops.detops.prroi_pool_backward(torch.ones(2, 3, 2, 2), rois, 1.0, 2, 2, 2, 3, 4, 4, False)
-    with pytest.raises(RuntimeError, match="^prroi_pool_backward_rois" + message):
-        torch.ops.detops.prroi_pool_backward_rois(torch.ones(2, 3, 2, 2), features, rois, 1.0, 2, 2)
+    features, grad, ops = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 2, 2), torch.ops.detops
+    for name, pool in {
+        "prroi_pool": lambda rois: prroi_pool(features, rois, 2),
+        "prroi_pool_backward": lambda rois: ops.prroi_pool_backward(grad, rois, 1.0, 2, 2, 2, 3, 4, 4, False),
+        "prroi_pool_backward_rois": lambda rois: ops.prroi_pool_backward_rois(grad, features, rois, 1.0, 2, 2),
+    }.items():
+        regions.check_image_is_refused(name, pool, index)
 
 
 def test_number_of_regions_known_only_at_run_time() -> None:
-    """Regions chosen inside one compiled program, any number of them, none included."""
-
-    def program(features: Tensor, rois: Tensor, scores: Tensor) -> Tensor:
-        return prroi_pool(features, rois[scores > 0.5], 2).square()
-
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
-        compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
-        features, rois = torch.randn(2, 3, 8, 8), random_rois(6, 2, 8, 8)
-        for scores in (torch.linspace(0, 1, 6), torch.zeros(6), torch.ones(6), torch.eye(6)[2]):
-            leaves = [[features.clone().requires_grad_(), rois.clone().requires_grad_()] for _ in range(2)]
-            actual, expected = compiled(*leaves[0], scores), program(*leaves[1], scores)
-            assert_equal(actual, expected)
-            assert_equal(torch.autograd.grad(actual.sum(), leaves[0]), torch.autograd.grad(expected.sum(), leaves[1]))
+    features, rois = torch.randn(2, 3, 8, 8, requires_grad=True), random_rois(6, 2, 8, 8).requires_grad_()
+    regions.check_regions_chosen_at_run_time(lambda *of: prroi_pool(*of, 2), features, rois)
 
 
 @pytest.mark.large
 def test_more_than_two_billion_elements() -> None:
-    """Offsets beyond 2^31, in the input and in the output; needs 9 GB."""
-    features = torch.zeros(1, 2049, 1024, 1024, dtype=torch.float16)
-    features[0, 2048] = 1
-    rois = torch.tensor([[0.0, 900.0, 900.0, 1000.0, 1000.0]], requires_grad=True)
-    pooled = prroi_pool(features, rois, 2)
-    assert (pooled[0, 2048] == 1).all() and (pooled[0, :2048] == 0).all()
-    (grad,) = torch.autograd.grad(pooled.sum(), rois)
+    """In the input and in the output; needs 9 GB."""
+    box = torch.tensor([[0.0, 900.0, 900.0, 1000.0, 1000.0]], requires_grad=True)
+    (grad,) = regions.check_more_than_two_billion_inputs(lambda *of: prroi_pool(*of, 2), box)
     assert grad.abs().max() < 1e-3
-    del features, pooled
-    rois = torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]]).expand(21_500, 5)
-    leaf = torch.ones(1, 2049, 2, 2, dtype=torch.bfloat16).requires_grad_()
-    pooled = prroi_pool(leaf, rois, 7)
-    assert pooled.numel() > 2**31 and (pooled[-1] == 1).all()
-    (grad,) = torch.autograd.grad(pooled, leaf, torch.ones((), dtype=torch.bfloat16).expand_as(pooled))
-    torch.testing.assert_close(grad.float().sum((2, 3)), torch.full((1, 2049), 21_500.0 * 49), rtol=0.01, atol=0)
+    regions.check_more_than_two_billion_outputs(lambda *of: prroi_pool(*of, 7), side=1.0)
 
 
 def test_one_plane_too_wide_for_a_slab(device: torch.device) -> None:
@@ -568,16 +432,5 @@ def test_one_plane_too_wide_for_a_slab(device: torch.device) -> None:
 
 
 def test_instruction_sets_agree() -> None:
-    """Which pixels count is decided alike; sums differ by their rounding alone."""
-    features, rois, results = torch.randn(1, 20, 16, 16), random_rois(50, 1, 16, 16).float(), []
-    before = detops._C.instruction_set()
-    try:
-        for name in detops._C.instruction_sets():
-            detops._C.set_instruction_set(name)
-            leaf = rois.clone().requires_grad_()
-            pooled = prroi_pool(features, leaf, 7)
-            results.append((pooled.detach(), torch.autograd.grad(pooled.sum(), leaf)[0]))
-    finally:
-        detops._C.set_instruction_set(before)
-    for result in results[1:]:
-        torch.testing.assert_close(result, results[0], rtol=1e-5, atol=1e-4)
+    features, rois = torch.randn(1, 20, 16, 16), random_rois(50, 1, 16, 16).float().requires_grad_()
+    regions.check_instruction_sets_agree(lambda *of: prroi_pool(*of, 7), features, rois, atol=1e-4)

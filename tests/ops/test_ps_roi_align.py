@@ -2,6 +2,7 @@ import math
 
 import position_sensitive as shared
 import pytest
+import regions
 import torch
 from checks import Sample, check_operator
 from hypothesis import given, settings
@@ -88,15 +89,7 @@ def test_agrees_with_torchvision(device: torch.device, dtype: torch.dtype, chann
 @FIXED
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 9))
 def test_regions_are_pooled_one_by_one(seed: int, channels: int, k: int) -> None:
-    """A region depends neither on the others nor on their order; a constant map pools to its value inside."""
-    torch.manual_seed(seed)
-    features, rois = torch.randn(2, 4 * channels, 20, 24), shared.random_rois(k, 2, 16, 16)
-    order = torch.randperm(k)
-    pooled = ps_roi_align(features, rois, 2)
-    assert torch.equal(ps_roi_align(features, rois[order], 2), pooled[order])
-    assert torch.equal(torch.cat([ps_roi_align(features, roi[None], 2) for roi in rois]), pooled)
-    inside = torch.tensor([[1.0, 2, 3, 14, 12]])
-    torch.testing.assert_close(ps_roi_align(torch.full((2, 4, 20, 24), 2.5), inside, 2), torch.full((1, 1, 2, 2), 2.5))
+    shared.check_one_by_one(ps_roi_align, seed, channels, k)
 
 
 def test_layouts(device: torch.device) -> None:
@@ -116,22 +109,12 @@ def test_image_index_out_of_range(device: torch.device, request: pytest.FixtureR
     shared.check_impossible_images("ps_roi_align", ps_roi_align, request)
 
 
-def test_says_what_is_wrong() -> None:
-    shared.check_bad_input("ps_roi_align", ps_roi_align)
+@pytest.mark.parametrize(("arguments", "message"), shared.mistakes())
+def test_says_what_is_wrong(device: torch.device, arguments: tuple[object, ...], message: str) -> None:
+    regions.check_mistake(ps_roi_align, arguments, message, device)
 
 
 def test_lists_modules_and_mixed_dtypes(device: torch.device) -> None:
-    features = torch.randn(3, 12, 10, 12, device=device)
-    boxes = [shared.random_rois(n, 1, 10, 12)[:, 1:].float().to(device) for n in (2, 0, 3)]
-    rois = torch.cat([torch.cat([torch.full((len(b), 1), float(i), device=device), b], 1) for i, b in enumerate(boxes)])
-    expected = ps_roi_align(features, rois, (2, 3), 0.5, 2)
-    assert torch.equal(ps_roi_align(features, boxes, (2, 3), 0.5, 2), expected)
     module = PSRoIAlign((2, 3), spatial_scale=0.5, sampling_ratio=2)
-    assert torch.equal(module(features, boxes), expected)
     assert repr(module) == "PSRoIAlign(output_size=(2, 3), spatial_scale=0.5, sampling_ratio=2)"
-    for dtype in (torch.float16, torch.bfloat16):
-        low = ps_roi_align(features.to(dtype), rois, (2, 3), 0.5, 2)
-        assert low.dtype == dtype
-        assert torch.equal(low, ps_roi_align(features.to(dtype).float(), rois, (2, 3), 0.5, 2).to(dtype))
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            torch.testing.assert_close(ps_roi_align(features.to(dtype), rois.double(), (2, 3), 0.5, 2), low)
+    shared.check_lists_modules_and_mixed_dtypes(ps_roi_align, module, device, 0.5, 2)

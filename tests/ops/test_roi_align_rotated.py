@@ -1,27 +1,13 @@
 import math
 
 import pytest
+import regions
 import torch
-from checks import Sample, assert_equal, check_operator
+from checks import Sample, check_operator
+from regions import INF, NAN, bilinear, small_input
 from torch import Tensor
 
 from detops.ops import roi_align, roi_align_rotated
-
-INF, NAN = math.inf, math.nan
-
-
-def bilinear(plane: list[list[float]], y: float, x: float) -> float:
-    """Value of a map at a point; the nearest pixel up to one outside, beyond that 0."""
-    height, width = len(plane), len(plane[0])
-    if not (-1 <= y <= height and -1 <= x <= width):
-        return 0.0
-    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
-    top, left = math.floor(y), math.floor(x)
-    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
-    v, u = y - top, x - left
-    upper = plane[top][left] * (1 - u) + plane[top][right] * u
-    lower = plane[bottom][left] * (1 - u) + plane[bottom][right] * u
-    return upper * (1 - v) + lower * v
 
 
 def reference(
@@ -64,10 +50,6 @@ def random_rois(k: int, images: int, height: int, width: int) -> Tensor:
     sizes = torch.randint(1, 4 * max(height, width), (k, 2)) / 4
     angles = torch.randint(-64, 64, (k, 1)) / 16
     return torch.cat([torch.randint(images, (k, 1)), centres, sizes, angles], dim=1).double()
-
-
-def small_input(n: int, c: int, h: int, w: int) -> Tensor:
-    return torch.randint(-16, 16, (n, c, h, w)).double() / 8
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 9, 7), (1, 17, 12, 5), (2, 40, 6, 33)])
@@ -133,20 +115,10 @@ def test_gradient_is_the_transpose(device: torch.device, layout: torch.memory_fo
 
 
 def test_many_regions(device: torch.device) -> None:
-    """Forward and backward, region by region, in several bands and lists."""
-    features = torch.randn(2, 19, 40, 50, dtype=torch.float64, device=device)
-    rois = random_rois(200, 2, 40, 50).to(device)
-    grad = torch.randn(200, 19, 2, 2, dtype=torch.float64, device=device)
-
-    def both(rois: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = features.clone().requires_grad_()
-        output = roi_align_rotated(leaf, rois, 2)
-        return output.detach(), torch.autograd.grad(output, leaf, grad)[0]
-
-    output, gradient = both(rois, grad)
-    parts = [both(rois[i : i + 20], grad[i : i + 20]) for i in range(0, 200, 20)]
-    torch.testing.assert_close(output, torch.cat([part[0] for part in parts]))
-    torch.testing.assert_close(gradient, torch.stack([part[1] for part in parts]).sum(dim=0))
+    """In several bands and lists."""
+    features, rois = torch.randn(2, 19, 40, 50).double().requires_grad_(), random_rois(200, 2, 40, 50)
+    grad = torch.randn(200, 19, 2, 2).double()
+    regions.check_many(lambda *of: roi_align_rotated(*of, 2), features, rois, grad, device, 1e-7)
 
 
 @pytest.mark.one_instruction_set
@@ -178,69 +150,43 @@ def test_values_without_meaning(device: torch.device, ratio: int) -> None:
     assert roi_align_rotated(features, huge, 2, sampling_ratio=ratio).isfinite().all()
 
 
-@pytest.mark.parametrize("image", [-1.0, 2.0, NAN, 1e30])
-def test_image_index_out_of_range(image: float) -> None:
-    features, rois = torch.ones(2, 3, 8, 8), torch.tensor([[0, 4, 4, 4, 4, 0.5], [image, 4, 4, 4, 4, 0.5]])
-    with pytest.raises(RuntimeError, match=r"^roi_align_rotated: expected rois\[:, 0\] from 0 to 1, got .* in row 1"):
-        roi_align_rotated(features, rois, 2)
+@pytest.mark.parametrize("index", regions.NO_IMAGE)
+def test_image_index_out_of_range(index: float) -> None:
+    features, grad, region = torch.ones(2, 3, 8, 8), torch.ones(2, 3, 2, 2), [4, 4, 4, 4, 0.5]
+    backward = torch.ops.detops.roi_align_rotated_backward
+    for name, pool in {
+        "roi_align_rotated": lambda rois: roi_align_rotated(features, rois, 2),
+        "roi_align_rotated_backward": lambda rois: backward(grad, rois, 1.0, 2, 2, 2, 3, 8, 8, 0, True, False, False),
+    }.items():
+        regions.check_image_is_refused(name, pool, index, region)
 
 
-@pytest.mark.parametrize("image", [-1.0, 2.0, NAN, 1e30])
-def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, image: float) -> None:
-    """There nobody can look: such a region is zero and passes no gradient."""
-    features = torch.ones(2, 3, 8, 8, device=gpu, requires_grad=True)
-    rois = torch.tensor([[0, 4, 4, 4, 4, 0.5], [image, 4, 4, 4, 4, 0.5]], device=gpu)
-    output = roi_align_rotated(features, rois, 2)
-    assert (output[0] == 1).all() and (output[1] == 0).all()
-    (grad,) = torch.autograd.grad(output[1].sum(), features)
-    assert (grad == 0).all()
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_image_index_out_of_range_on_a_gpu(gpu: torch.device, layout: torch.memory_format) -> None:
+    features = torch.ones(2, 3, 8, 8, device=gpu).to(memory_format=layout).requires_grad_()
+    pooled = regions.check_images_are_zero(lambda *of: roi_align_rotated(*of, 2), [4, 4, 4, 4, 0.5], features)
+    assert (pooled == 1).all()
+
+
+def test_layout_is_kept(device: torch.device) -> None:
+    regions.check_layout_is_kept(lambda *of: roi_align_rotated(*of, 3), device, random_rois(5, 2, 10, 12))
 
 
 def test_mixed_dtypes_and_autocast(device: torch.device) -> None:
-    features, rois = torch.randn(1, 9, 20, 20, device=device), random_rois(5, 1, 20, 20).to(device)
-    expected = roi_align_rotated(features, rois.float(), 3)
-    half = roi_align_rotated(features.bfloat16(), rois.float(), 3)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), expected, rtol=2e-2, atol=2e-2)
-    assert roi_align_rotated(features, rois, 3).dtype == torch.float32
+    features, rois = torch.randn(1, 9, 20, 20, device=device), random_rois(5, 1, 20, 20).float().to(device)
+    regions.check_mixed_dtypes(lambda *of: roi_align_rotated(*of, 3), features, rois)
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        assert_equal(roi_align_rotated(features, rois.float(), 3), expected)
+        assert roi_align_rotated(features, rois.double(), 3).dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda f, r: (f[0], r, 2), r"expected input of shape \(\*, \*, \*, \*\), got \(3, 8, 8\)"),
-        (lambda f, r: (f, r[:, :5], 2), r"expected rois of shape \(\*, 6\), got \(4, 5\)"),
-        (lambda f, r: (f.int(), r, 2), r"expected input of dtype float32, float64, float16 or bfloat16, got int32"),
-        (lambda f, r: (f, r.long(), 2), r"expected rois of dtype float32, float64, float16 or bfloat16, got int64"),
-        (lambda f, r: (f, r, (0, 2)), r"expected pooled_height of at least 1, got 0"),
-        (lambda f, r: (f, r, (2, -1)), r"expected pooled_width of at least 1, got -1"),
-        (lambda f, r: (f, r, (1, 2, 3)), r"expected output_size of one or two numbers, got \(1, 2, 3\)"),
-        (lambda f, r: (f, r.to("meta"), 2), r"expected rois on the device of input, .*, got"),
-    ],
-)
-def test_says_what_is_wrong(device: torch.device, make, message: str) -> None:
-    args = make(torch.ones(1, 3, 8, 8, device=device), random_rois(4, 1, 8, 8).to(device))
-    with pytest.raises(RuntimeError, match=f"^roi_align_rotated: {message}"):
-        roi_align_rotated(*args)
-    if "device" not in message:
-        with pytest.raises(RuntimeError, match=f"^roi_align_rotated: {message}"):
-            roi_align_rotated(*(a.to("meta") if isinstance(a, Tensor) else a for a in args))
+@pytest.mark.parametrize(("arguments", "message"), regions.mistakes(columns=6))
+def test_says_what_is_wrong(device: torch.device, arguments: tuple[object, ...], message: str) -> None:
+    regions.check_mistake(roi_align_rotated, arguments, message, device)
 
 
 @pytest.mark.threads
 def test_threads(device: torch.device) -> None:
-    features, rois = torch.randn(2, 64, 50, 60, device=device), random_rois(300, 2, 50, 60).float().to(device)
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for threads in (1, 2, 4):
-            torch.set_num_threads(threads)
-            leaf = features.clone().requires_grad_()
-            output = roi_align_rotated(leaf, rois, 7, sampling_ratio=2)
-            results.append((output.detach(), *torch.autograd.grad(output.square().sum(), leaf)))
-        for result in results[1:]:
-            assert_equal(result, results[0])
-    finally:
-        torch.set_num_threads(before)
+    features, rois = torch.randn(2, 64, 50, 60), random_rois(300, 2, 50, 60).float()
+    regions.check_threads(
+        lambda *of: roi_align_rotated(*of, 7, sampling_ratio=2), features.to(device).requires_grad_(), rois.to(device)
+    )
