@@ -55,7 +55,7 @@ def dtype_name(tensor: Tensor) -> str:
 def refuse_second_derivative(name: str, *backward: str) -> None:
     """An error for those who differentiate the backward operators."""
 
-    def refuse(ctx: Any, grad: Tensor) -> NoReturn:
+    def refuse(ctx: Any, *grads: Tensor) -> NoReturn:
         fail(name, "expected to be differentiated once, got a second derivative")
 
     for op in backward:

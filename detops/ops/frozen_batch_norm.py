@@ -1,5 +1,6 @@
 """Batch normalisation whose statistics and parameters no longer change."""
 
+import sys
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ class FrozenBatchNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) normalised; of the wider dtype of input and buffers."""
         if x.dim() == 4 and x.dtype == self.weight.dtype:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            eps = self.eps or sys.float_info.min  # 0 once it is float32; some versions of torch take no other
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=eps)
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)

@@ -266,3 +266,18 @@ def test_more_than_two_to_the_31_scores() -> None:
     score = box_iou(boxes1, boxes2)
     assert score.numel() > 2**31
     assert torch.equal(score[-50:, -70:], box_iou(boxes1[-50:], boxes2[-70:]))
+
+
+def test_empty_batches(device: torch.device) -> None:
+    for shapes in (((2, 0, 4), (2, 3, 4)), ((0, 2, 4), (0, 3, 4)), ((0, 1, 2, 4), (5, 3, 4)), ((2, 0, 4), (0, 4))):
+        boxes1, boxes2 = (torch.zeros(shape, device=device) for shape in shapes)
+        batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+        assert box_iou(boxes1, boxes2).shape == (*batch, boxes1.shape[-2], boxes2.shape[-2])
+
+
+@pytest.mark.one_instruction_set
+def test_no_second_derivative(device: torch.device) -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 1, 6, 5]], device=device, requires_grad=True)
+    (grad,) = torch.autograd.grad(box_iou(boxes, boxes.detach()).sum(), boxes, create_graph=True)
+    with pytest.raises(RuntimeError, match="box_iou: expected to be differentiated once, got a second derivative"):
+        grad.sum().backward()

@@ -1,4 +1,5 @@
 import math
+from types import ModuleType
 
 import pytest
 import torch
@@ -147,8 +148,17 @@ def test_upright_boxes(device: torch.device, angle: float) -> None:
     torch.testing.assert_close(box_iou(rotated, rotated, fmt="cxcywhr"), box_iou(upright, upright), rtol=0, atol=6e-8)
 
 
-def test_formats_of_box_iou(device: torch.device) -> None:
+def torchvision_with_rotated_boxes() -> ModuleType:
     ops = pytest.importorskip("torchvision", reason="torchvision is not installed").ops
+    try:
+        ops.box_iou(torch.ones(1, 5), torch.ones(1, 5), fmt="cxcywhr")
+    except ValueError:
+        pytest.skip("this version of torchvision has no overlaps of rotated boxes")
+    return ops
+
+
+def test_formats_of_box_iou(device: torch.device) -> None:
+    ops = torchvision_with_rotated_boxes()
     a, b = degrees(random_rotated(30)), degrees(random_rotated(20))
     expected = ops.box_iou(a, b, fmt="cxcywhr")
     torch.testing.assert_close(box_iou(a.to(device), b.to(device), fmt="cxcywhr").cpu(), expected, rtol=0, atol=2e-5)
@@ -254,7 +264,7 @@ def test_threads(device: torch.device) -> None:
 
 def test_torchvision_is_wrong() -> None:
     """On boxes one rounding error apart, thick or thin, and on tiny ones; all in degrees."""
-    ops = pytest.importorskip("torchvision", reason="torchvision is not installed").ops
+    ops = torchvision_with_rotated_boxes()
     boxes, (slivers, _) = degrees(random_rotated(150)), hard_pairs()["slivers in line"]
     tiny, other_tiny = (degrees(of) for of in hard_pairs()["tiny"])
     slivers = degrees(slivers)

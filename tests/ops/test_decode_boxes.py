@@ -281,3 +281,13 @@ def test_bad_inputs(device: torch.device, fake: bool) -> None:
     backward = torch.ops.detops.encode_boxes_backward
     with pytest.raises(RuntimeError, match=r"encode_boxes_backward: expected grad of the shape of boxes, \(3, 4\)"):
         backward(four[:2], four, four, 1, 1, 1, 1, True, True)
+
+
+@pytest.mark.one_instruction_set
+@pytest.mark.parametrize("coder", [encode_boxes, decode_boxes])
+def test_no_second_derivative(device: torch.device, coder) -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [1, 1, 6, 5]], device=device, requires_grad=True)
+    (grad,) = torch.autograd.grad(coder(boxes, boxes.detach()).sum(), boxes, create_graph=True)
+    message = f"{coder.__name__}: expected to be differentiated once, got a second derivative"
+    with pytest.raises(RuntimeError, match=message):
+        grad.sum().backward()

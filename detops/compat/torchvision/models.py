@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection import _utils, anchor_utils, retinanet, roi_heads, rpn
 from torchvision.ops import boxes as box_ops
@@ -155,7 +154,7 @@ def normalise(original: _Method, self: Any, x: Tensor) -> Tensor:
     alike = x.dim() == 4 and x.dtype == self.weight.dtype
     if not alike or (torch.is_grad_enabled() and x.requires_grad):
         return original(self, x)
-    return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+    return ops.FrozenBatchNorm2d.forward(self, x)
 
 
 def _is_matrix(tensor: Tensor) -> bool:
