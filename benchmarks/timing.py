@@ -15,6 +15,7 @@ Timer = Callable[[Callable[[], Any], int], float]  # (function, repeats) -> seco
 SAMPLE_SECONDS = 2e-3  # far above the clock's resolution and the cost of the loop
 MAX_REPEATS = 10_000
 MIN_ROUNDS, MAX_ROUNDS = 5, 200
+LONG_SECONDS, LONG_ROUNDS = 1.0, 3  # calls that take so long, as of whole detectors, have fewer rounds
 COLD_BYTES = 1 << 20  # a CUDA case that moves less is a matter of launches, whatever is in the cache
 
 
@@ -96,22 +97,26 @@ def measure(
 
     Args:
         run: Functions by name; those after the first are its peers.
-        seconds: Time to spend; at least five rounds are run, however long they take.
+        seconds: Time to spend; at least five rounds are run, however long they take, or three of calls over a second.
         timer: Measures repeated calls.
         clock: Tells how much of ``seconds`` is gone.
 
     Returns:
         The timings by name, and by peer the median over the rounds of peer / first.
     """
-    repeats = {}
+    repeats, least = {}, MIN_ROUNDS
     for name, function in run.items():
-        timer(function, 1)
-        repeats[name] = min(MAX_REPEATS, max(1, round(SAMPLE_SECONDS / max(timer(function, 1), 1e-9) + 0.5)))
+        once = timer(function, 1)
+        if once < LONG_SECONDS:  # that was to warm up
+            once = timer(function, 1)
+        else:
+            least = LONG_ROUNDS
+        repeats[name] = min(MAX_REPEATS, max(1, round(SAMPLE_SECONDS / max(once, 1e-9) + 0.5)))
     samples: dict[str, list[float]] = {name: [] for name in run}
     order = list(run)
     start, rounds = clock(), 0
     with _no_garbage_collection():
-        while rounds < MIN_ROUNDS or (rounds < MAX_ROUNDS and clock() - start < seconds):
+        while rounds < least or (rounds < MAX_ROUNDS and clock() - start < seconds):
             for name in order:
                 samples[name].append(timer(run[name], repeats[name]) / repeats[name])
             order.reverse()  # so that nobody always runs after the same neighbour

@@ -88,3 +88,13 @@ def _emulated() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_models(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Layers of small images are too little work for several threads, which would wait for each other."""
+    before = torch.get_num_threads()
+    if request.path.parent.name != "ops" and not request.node.get_closest_marker("threads"):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

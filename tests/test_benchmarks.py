@@ -247,12 +247,27 @@ def test_measure_takes_medians_and_ratios_of_each_round():
     def timer(function, repeats):
         assert repeats == 1
         order.append(function())
-        return durations[function()].pop(0)
+        return durations[function()].pop(0) / 16
 
     timings, ratios = timing.measure(functions, seconds=0, timer=timer, clock=lambda: 0.0)
-    assert timings == {"a": Timing(3.0, 2.0, 4.0, 5, 1), "b": Timing(6.0, 3.0, 8.0, 5, 1)}
+    assert timings == {"a": Timing(3 / 16, 2 / 16, 4 / 16, 5, 1), "b": Timing(6 / 16, 3 / 16, 8 / 16, 5, 1)}
     assert ratios == {"b": 2.0}  # of 2, 3, 1, 2, 10
     assert "".join(order[4:]) == "abbaabbaab"
+
+
+def test_measure_takes_fewer_rounds_of_long_calls():
+    called = []
+
+    def timer(function, repeats):
+        called.append(function())
+        return 7.0
+
+    timings, _ = timing.measure({"a": lambda: "a", "b": lambda: "b"}, 60.0, timer, clock=lambda: 8.0 * len(called))
+    assert timings["a"].rounds == 4
+    assert "".join(called) == "ab" + "abbaabba"
+    called.clear()
+    timings, _ = timing.measure({"a": lambda: "a", "b": lambda: "b"}, 0.0, timer)
+    assert timings["a"].rounds == 3
 
 
 def test_measure_repeats_short_calls_and_stops_in_time():
