@@ -40,7 +40,8 @@ def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
     for name in ("fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn", "ssdlite320_mobilenet_v3_large"):
         for batch in (1, 4):
             yield whole(name, batch, False, device, dtype)
-            yield whole(name, batch, True, device, dtype)
+            if batch > 1 or not name.startswith("ssdlite"):  # whose last map is a pixel, too little to normalise
+                yield whole(name, batch, True, device, dtype)
 
 
 def whole(name: str, batch: int, training: bool, device: torch.device, dtype: torch.dtype, quick: bool = False) -> Case:
