@@ -9,11 +9,17 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export DETOPS_EMULATION=${1:-}
+selection="not large and not long"
 case $DETOPS_EMULATION in
   plain) preload= ;;
-  race | coverage)
+  coverage)
     preload=
     export TORCHDYNAMO_DISABLE=1 # the kernels are the same
+    ;;
+  race)
+    preload=
+    export TORCHDYNAMO_DISABLE=1
+    selection+=" and not one_instruction_set" # how torch sees an operator
     ;;
   address)
     # Python itself is not instrumented, so the runtime has to be there before it starts; libstdc++ is what throws.
@@ -21,6 +27,7 @@ case $DETOPS_EMULATION in
     export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     # The compiler of torch.compile would be slowed down tenfold, and the kernels are the same.
     export TORCHDYNAMO_DISABLE=1
+    selection+=" and not one_instruction_set"
     ;;
   *)
     echo "usage: tests/emulate.sh plain|address|race|coverage [pytest arguments]" >&2
@@ -31,5 +38,5 @@ shift
 
 if [[ $DETOPS_EMULATION == coverage ]]; then find build/emulated-coverage -name "*.gcda" -delete 2>/dev/null || true; fi
 # --capture=sys leaves the sanitizers' reports alone.
-LD_PRELOAD=$preload python -P -m pytest tests/ops -k emulated --capture=sys -p no:cacheprovider "$@"
+LD_PRELOAD=$preload python -P -m pytest tests/ops -k emulated -m "$selection" --capture=sys -p no:cacheprovider "$@"
 if [[ $DETOPS_EMULATION == coverage ]]; then python tests/emulation/coverage.py; fi
