@@ -78,5 +78,5 @@ def test_other_functions_can_be_asked_for_but_not_called() -> None:
 
 def test_importing_detops_imports_none_of_it() -> None:
     program = "import sys, detops; print([name for name in sys.modules if 'mmcv' in name or 'compat' in name])"
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert "detops" not in found.stdout and "mmcv" not in found.stdout

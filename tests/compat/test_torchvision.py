@@ -417,7 +417,7 @@ def test_traces_name_the_operators_of_torchvision() -> None:
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
 
 
 def test_detops_alone_does_not_import_torchvision() -> None:
