@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.add_argument("--dtype", choices=("float32", "float64", "float16", "bfloat16"), default="float32")
     bench.add_argument("--threads", type=_counts, default=(1,), metavar="N,…", help="numbers of threads (1)")
-    bench.add_argument("--quick", action="store_true", help="a few small cases per operator, in less than 90 seconds")
+    bench.add_argument("--quick", action="store_true", help="a few small cases per operator, in some two minutes")
     bench.add_argument(
         "--boxes", metavar="FILE", help="real objects: COCO instances .json, VOC .xml or a folder of these"
     )
