@@ -5,6 +5,8 @@ decoding, non-maximum suppression, RoIAlign and losses remain, in training with 
 parts are the images' way into a batch, the proposals (RPN) and the regions (RoIAlign and what follows it).
 """
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -46,16 +48,27 @@ def cases(device: torch.device, dtype: torch.dtype) -> Iterator[Case]:
 
 def whole(name: str, batch: int, training: bool, device: torch.device, dtype: torch.dtype, quick: bool = False) -> Case:
     """A detector on images of 800 x 1216: inference, or a training step's losses and gradients."""
-    torch.manual_seed(0)
-    theirs = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None)
-    ours = detectors.convert.load(detectors.build(name), theirs.state_dict())
-    images = [torch.rand(3, *SIZE, device=device, dtype=dtype) for _ in range(batch)]
-    sides = {}
-    for side, model in (("detops", ours), ("torchvision", theirs)):
-        sides[side] = _call(model.to(device, dtype).train(training), images, list(model.parameters()), device, dtype)
+
+    @functools.cache  # built when a side is first called, not for the list of cases
+    def sides() -> dict[str, Callable[[], Any]]:
+        torch.manual_seed(0)
+        theirs = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None)
+        ours = detectors.convert.load(detectors.build(name), theirs.state_dict())
+        images = [torch.rand(3, *SIZE, device=device, dtype=dtype) for _ in range(batch)]
+        models = {"detops": ours.to(device, dtype), "torchvision": theirs.to(device, dtype)}
+        return {
+            side: _call(model.train(training), images, list(model.parameters()), device, dtype)
+            for side, model in models.items()
+        }
+
+    run: dict[str, Callable[[], Any]] = {
+        "detops": lambda: sides()["detops"](),
+        "torchvision": lambda: sides()["torchvision"](),
+    }
     kind = "training step" if training else "inference"
     label = f"{name}, {batch} x 800 x 1216, {kind}{', small' if quick else ''}"
-    return Case("detectors", label, sides, bytes=sum(image.nbytes for image in images), check=_similar, quick=quick)
+    size = batch * 3 * math.prod(SIZE) * dtype.itemsize
+    return Case("detectors", label, run, bytes=size, check=_similar, quick=quick)
 
 
 def retinanet_without_networks(batch: int, training: bool, device: torch.device, dtype: torch.dtype) -> Case:
