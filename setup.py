@@ -45,6 +45,7 @@ ROOT = Path(__file__).resolve().parent
 BUILD_TOOLS = ["torch>=2.11", "ninja", "pybind11"]
 ARCHITECTURES = "7.5 8.0 8.6 8.9 9.0 10.0 12.0"  # Turing to Blackwell; later ones run the last one's PTX
 ENVIRONMENT = ["DETOPS_CUDA", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST", "CXX", "CXXFLAGS", "LDFLAGS"]
+ENVIRONMENT += ["NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS"]  # nvcc's own
 
 # A fused multiply-add or a reordered sum could decide a tie differently on another machine, or on the GPU.
 WARNINGS = ["-Wall", "-Wextra", "-Wno-psabi"]
@@ -324,7 +325,7 @@ def packed_files() -> Iterator[Path]:
         yield ROOT / name
     for folder in ("benchmarks", "csrc", "detops"):
         for path in sorted((ROOT / folder).rglob("*")):
-            if path.is_file() and path.suffix in (".py", ".pyi", ".typed", ".h", ".cpp", ".cu"):
+            if path.is_file() and path.suffix in (".py", ".pyi", ".typed", ".md", ".h", ".cpp", ".cu"):
                 yield path
 
 
