@@ -4,6 +4,8 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 
 def provide(name: str, ours: str, user: str, *, force: bool) -> bool:
@@ -41,3 +43,25 @@ def _is_compiled(name: str) -> bool:
     if package is None or package.submodule_search_locations is None:
         return False
     return importlib.machinery.PathFinder.find_spec(name, package.submodule_search_locations) is not None
+
+
+def missing_function(module: str, stand_in: str, name: str) -> Callable[..., NoReturn]:
+    """What ``module.name`` is where detops has no such function: it can be imported, but not called.
+
+    Args:
+        module: Compiled module, as its users know it.
+        stand_in: Name of detops's module in its place.
+        name: What was asked for.
+
+    Raises:
+        AttributeError: If ``name`` is one of Python's own.
+        NotImplementedError: When the result is called.
+    """
+    if name.startswith("__"):
+        raise AttributeError(f"module {stand_in!r} has no attribute {name!r}")
+
+    def missing(*args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(f"{module}.{name}: not among the functions that detops provides")
+
+    missing.__name__ = missing.__qualname__ = name
+    return missing

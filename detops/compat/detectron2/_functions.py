@@ -5,12 +5,13 @@ registered as ``torch.ops.detectron2.<name>``, since versions of detectron2 call
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from ... import _C
+from .. import _compiled
 from ..mmcv._deform import deform_conv_backward_input as deform_conv_backward_input
 from ..mmcv._deform import deform_conv_backward_parameters as deform_conv_backward_filter  # noqa: F401
 from ..mmcv._deform import deform_conv_forward as deform_conv_forward
@@ -76,14 +77,7 @@ def roi_align_rotated_backward(
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:
     """Any other function can be imported, but not called."""
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def missing(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(f"detectron2._C.{name}: not among the functions that detops provides")
-
-    missing.__name__ = missing.__qualname__ = name
-    return missing
+    return _compiled.missing_function("detectron2._C", __name__, name)
 
 
 def _radians(rows: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ As in the original, results are written into tensors that the caller has made, f
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
 from ... import _C
+from .. import _compiled
 from ._alignment import active_rotated_filter_backward as active_rotated_filter_backward
 from ._alignment import active_rotated_filter_forward as active_rotated_filter_forward
 from ._alignment import border_align_backward as border_align_backward
@@ -67,11 +68,4 @@ def get_compiling_cuda_version() -> str:
 
 def __getattr__(name: str) -> Callable[..., NoReturn]:
     """Any other function: mmcv asks for all of them on import, long before one is called."""
-    if name.startswith("__"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    def missing(*args: Any, **kwargs: Any) -> NoReturn:
-        raise NotImplementedError(f"mmcv._ext.{name}: not among the functions that detops provides")
-
-    missing.__name__ = missing.__qualname__ = name
-    return missing
+    return _compiled.missing_function("mmcv._ext", __name__, name)
