@@ -25,10 +25,17 @@ _BUILDERS = (
     ssdlite320_mobilenet_v3_large,
 )
 
+_WITHOUT_BACKGROUND = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")  # sigmoids: the first class is label 0
+
 
 def names() -> list[str]:
     """What :func:`build` knows."""
     return [builder.__name__ for builder in _BUILDERS]
+
+
+def num_classes(name: str, objects: int) -> int:
+    """``num_classes`` of a detector for so many classes of objects: some count the background, as class 0."""
+    return objects if name in _WITHOUT_BACKGROUND else objects + 1
 
 
 def build(name: str, **options: Any) -> Detector:

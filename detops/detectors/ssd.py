@@ -43,7 +43,7 @@ def ssd300_vgg16(
         body = build_backbone(None, _vgg16, (), weights, options, frozen_stages=1, frozen_batch_norm=False)
         levels = necks.build(neck, VGGExtraLevels, body)
         defaults: dict[str, Any] = {"image_mean": _VGG_MEAN, "image_std": _VGG_STD}
-        steps = _VGG_STEPS if neck is None else None
+        steps = _VGG_STEPS if neck is None and "size" not in options else None
     else:
         body = build_backbone(backbone, _vgg16, (8, 16, 32), weights, options)
         levels = necks.build(neck, ExtraLevels, body)
@@ -51,7 +51,7 @@ def ssd300_vgg16(
     ratios = _VGG_ASPECT_RATIOS if len(levels.strides) == len(_VGG_ASPECT_RATIOS) else [(2, 3)] * len(levels.strides)
     scales = _VGG_SCALES if len(levels.strides) == len(_VGG_ASPECT_RATIOS) else None
     defaults["anchors"] = DefaultBoxes(ratios, scales=scales, steps=steps)
-    return convert.load_own(ssd(body, levels, num_classes, (300, 300), **defaults | options), weights)
+    return convert.load_own(ssd(body, levels, num_classes, **defaults | options), weights)
 
 
 def ssdlite320_mobilenet_v3_large(
@@ -71,6 +71,7 @@ def ssdlite320_mobilenet_v3_large(
     levels = necks.build(neck, partial(ExtraLevels, out_channels=_LITE_EXTRA, block=_lite_level), body)
     defaults: dict[str, Any] = {
         "anchors": DefaultBoxes([(2, 3)] * len(levels.strides), min_ratio=0.2, max_ratio=0.95),
+        "size": (320, 320),
         "predictor": _lite_predictor,
         "image_mean": (0.5, 0.5, 0.5),
         "image_std": (0.5, 0.5, 0.5),
@@ -79,16 +80,16 @@ def ssdlite320_mobilenet_v3_large(
         "detections_per_img": 300,
         "topk_candidates": 300,
     }
-    return convert.load_own(ssd(body, levels, num_classes, (320, 320), **defaults | options), weights)
+    return convert.load_own(ssd(body, levels, num_classes, **defaults | options), weights)
 
 
 def ssd(
     backbone: Levels,
     neck: Levels,
     num_classes: int,
-    size: Size,
     *,
     anchors: DefaultBoxes,
+    size: Size = (300, 300),
     predictor: Predictor | None = None,
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
@@ -100,8 +101,8 @@ def ssd(
         backbone: See :class:`detops.detectors.Detector`.
         neck: As well.
         num_classes: With the background, which is class 0.
-        size: Height and width that every image is resized to.
         anchors: Default boxes of each level.
+        size: Height and width that every image is resized to.
         predictor: Makes what predicts from a level; None: a 3×3 convolution.
         image_mean: Of each channel.
         image_std: Of each channel.
@@ -109,7 +110,9 @@ def ssd(
             ``detections_per_img``, ``iou_thresh``, ``topk_candidates`` and ``positive_fraction``.
     """
     head = SSDHead(neck.channels, num_classes, anchors, predictor, **options)
-    transform = ImageTransform(image_mean=image_mean, image_std=image_std, size_divisible=1, fixed_size=size)
+    transform = ImageTransform(
+        image_mean=image_mean, image_std=image_std, size_divisible=1, fixed_size=(size[0], size[1])
+    )
     return Detector(transform, backbone, neck, head)
 
 
