@@ -1,7 +1,7 @@
 """A tiny data set, coloured rectangles on grey, with the loader and the evaluator that training asks for."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ from detops.training.tasks import Detection
 COLOURS = torch.tensor([[1.0, 0.2, 0.2], [0.2, 0.2, 1.0]])
 
 
+class Key(NamedTuple):
+    epoch: int
+    image: int
+
+
 class Rectangles(Dataset[tuple[Tensor, dict[str, Any]]]):
     classes = ("red", "blue")
 
@@ -22,7 +27,8 @@ class Rectangles(Dataset[tuple[Tensor, dict[str, Any]]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+    def __getitem__(self, index: int | Key) -> tuple[Tensor, dict[str, Any]]:
+        index = index.image if isinstance(index, Key) else index
         random = torch.Generator().manual_seed(self.first + index)
         image = torch.full((3, self.size, self.size), 0.5)
         count = 0 if self.empty else 1 + int(torch.randint(2, (), generator=random))
@@ -44,7 +50,7 @@ class Rectangles(Dataset[tuple[Tensor, dict[str, Any]]]):
         return torch.cat([boxes[:, 2:] - boxes[:, :2], torch.full((len(boxes), 2), float(self.size))], dim=1)
 
 
-class Batches(Sampler[list[int]]):
+class Batches(Sampler[list[Key]]):
     """Shuffled by (seed, epoch) and dealt to the ranks; from any batch on."""
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int, world_size: int) -> None:
@@ -58,11 +64,19 @@ class Batches(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.length // self.batch_size
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         order = torch.randperm(self.length, generator=torch.Generator().manual_seed(100 * self.seed + self.epoch))
         for batch in range(self.first_batch, len(self)):
             whole = order[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
-            yield whole[self.rank :: self.world_size]
+            yield [Key(self.epoch, image) for image in whole[self.rank :: self.world_size]]
+
+
+class Loader(DataLoader[Any]):
+    """With the data set it reads, as training asks for it."""
+
+    def __init__(self, source: Rectangles, batches: Any) -> None:
+        self.source = source
+        super().__init__(source, batch_sampler=batches, collate_fn=collate)
 
 
 def collate(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -70,14 +84,14 @@ def collate(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     return list(images), list(targets)
 
 
-def training_loader(dataset: Rectangles, batch_size: int, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+def training_loader(dataset: Rectangles, batch_size: int, rank: int = 0, world_size: int = 1) -> Loader:
     batches = Batches(len(dataset), batch_size, 0, rank, world_size)
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+    return Loader(dataset, batches)
 
 
-def validation_loader(dataset: Rectangles, rank: int = 0, world_size: int = 1) -> DataLoader[Any]:
+def validation_loader(dataset: Rectangles, rank: int = 0, world_size: int = 1) -> Loader:
     own = [[i] for i in range(rank, len(dataset), world_size)]
-    return DataLoader(dataset, batch_sampler=own, collate_fn=collate)
+    return Loader(dataset, own)
 
 
 class Found:

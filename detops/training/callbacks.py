@@ -39,7 +39,7 @@ class StopOnSignal(Callback):
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self._before: dict[signal.Signals, Any] = {}
+        self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._listen(module)
@@ -57,7 +57,6 @@ class StopOnSignal(Callback):
             module.stop_asked = True
 
         for number in self._SIGNALS:
-            self._before.setdefault(number, signal.getsignal(number))
             signal.signal(number, handle)
 
     def on_validation_batch_end(

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Checkpoint:
         if not path.is_file():
             raise UserError(f"expected a training's checkpoint, found none at {path}")
         try:
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no file of torch.save's, or only a part of one")
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state.pop("format") != _FORMAT:
                 raise ValueError("it was written by another version")
@@ -72,7 +75,7 @@ class Checkpoint:
             state["options"] = TrainingOptions.from_json(state["options"])
             state["progress"] = Progress(**state["progress"])
             return Checkpoint(**state | {"new": tuple(state["new"])})
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"expected a training's checkpoint in {path}: {str(error)[:300]}") from error
 
     def build(self) -> nn.Module:

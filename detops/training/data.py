@@ -1,16 +1,17 @@
 """Batches for Lightning, from wherever a run goes on."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from .._errors import UserError
 from .progress import Progress
 
-# Rank and number of processes to a loader. A training loader's ``batch_sampler`` has ``set_epoch(epoch, first_batch)``.
-MakeLoader = Callable[[int, int], DataLoader[Any]]
+if TYPE_CHECKING:
+    from ..data.loading import Loader
+
+MakeLoader = Callable[[int, int], "Loader"]  # of a rank, of so many processes
 
 
 class Data(LightningDataModule):
@@ -27,17 +28,16 @@ class Data(LightningDataModule):
         self._make_training, self._make_validation = training, validation
         self.progress = progress
         self.batches_per_epoch = 0
-        self._validation: DataLoader[Any] | None = None
 
     def setup(self, stage: str) -> None:
         if self.batches_per_epoch:
             return
         assert self.trainer is not None
         place = self.trainer.global_rank, self.trainer.world_size
-        self.loader, self._validation = self._make_training(*place), self._make_validation(*place)
-        self._start(0, 0)
+        self.loader, self.validation = self._make_training(*place), self._make_validation(*place)
+        self.start(0, 0)
         self.batches_per_epoch = len(self.loader)
-        if not self.batches_per_epoch or not len(self._validation):
+        if not self.batches_per_epoch or not len(self.validation):
             raise UserError(
                 f"train: expected images for each of {place[1]} devices, to train and to evaluate, got none"
             )
@@ -45,19 +45,17 @@ class Data(LightningDataModule):
     def train_dataloader(self) -> "_Rest":
         return _Rest(self, self.progress.epoch, self.progress.batch)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        assert self._validation is not None
-        return self._validation
+    def val_dataloader(self) -> "Loader":
+        return self.validation
 
     def names(self, epoch: int, batch: int) -> list[str]:
         """Of the images of a batch of this process."""
-        dataset = self.loader.dataset
-        name: Callable[[int], str] = getattr(dataset, "name", str)
-        self._start(epoch, batch)
-        return [name(index) for index in next(iter(self.loader.batch_sampler or []))]
+        self.start(epoch, batch)
+        return [self.loader.source.name(key.image) for key in next(iter(self.loader.batch_sampler))]
 
-    def _start(self, epoch: int, first_batch: int) -> None:
-        self.loader.batch_sampler.set_epoch(epoch, first_batch=first_batch)  # type: ignore[union-attr]
+    def start(self, epoch: int, first_batch: int) -> None:
+        """Where the next iteration over the training loader begins."""
+        self.loader.batch_sampler.set_epoch(epoch, first_batch=first_batch)
 
 
 class _Rest:
@@ -70,5 +68,5 @@ class _Rest:
         return self.data.batches_per_epoch - self.first_batch
 
     def __iter__(self) -> Iterator[Any]:
-        self.data._start(self.epoch, self.first_batch)  # when the first batch is asked for: Lightning makes idle ones
+        self.data.start(self.epoch, self.first_batch)  # when the first batch is asked for: Lightning makes idle ones
         yield from self.data.loader

@@ -52,8 +52,7 @@ class Detection:
 
     def losses(self, model: nn.Module, images: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         start = _first_label(model)
-        shifted = [_objects(target) for target in targets]
-        return model(images, [{"boxes": boxes, "labels": labels + start} for boxes, labels in shifted])
+        return model(images, [{"boxes": target["boxes"], "labels": target["labels"] + start} for target in targets])
 
     def predictions(self, model: nn.Module, images: Sequence[Tensor]) -> Sequence[Target]:
         start = _first_label(model)
@@ -84,7 +83,7 @@ class Segmentation:
     """A label for each pixel, (H, W)."""
 
     def losses(self, model: nn.Module, images: Sequence[Tensor], targets: Sequence[Tensor]) -> dict[str, Tensor]:
-        return model(images, [target.as_subclass(Tensor) for target in targets])
+        return model(images, targets)
 
     def predictions(self, model: nn.Module, images: Sequence[Tensor]) -> Sequence[Tensor]:
         return model(images)
@@ -103,13 +102,3 @@ def of(name: str) -> Task:
 
 def _first_label(model: nn.Module) -> int:
     return cast(Detector, model).head.labels.start
-
-
-def _objects(target: Target) -> tuple[Tensor, Tensor]:
-    """Boxes and labels without crowds and objects marked as difficult."""
-    boxes, labels = target["boxes"].as_subclass(Tensor), target["labels"]
-    keep = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
-    for mark in ("iscrowd", "difficult"):
-        if mark in target:
-            keep &= ~target[mark]
-    return boxes[keep], labels[keep]

@@ -114,14 +114,15 @@ def test_leaves_the_best_and_the_last(tmp_path: Path) -> None:
     assert average is not None
     for name, weight in last.state_dict().items():
         torch.testing.assert_close(weight, average[f"model.{name}"], rtol=0, atol=0)
-    assert outcome.progress.best == max(float(row["found"]) for row in rows(tmp_path / "epochs.csv"))
+    evaluations = [float(row["found"]) for row in rows(tmp_path / "epochs.csv")]
+    assert outcome.progress.best == pytest.approx(max(evaluations))
 
 
-def test_retinanet_learns(tmp_path: Path) -> None:
-    given = options(RETINANET, optimizer="adamw", learning_rate=1e-3, schedule="onecycle", num_epochs=2, batch_size=4)
-    run(tmp_path, given, RETINANET, length=16)
+def test_learns(tmp_path: Path) -> None:
+    given = options(SSD, optimizer="adamw", learning_rate=1e-3, schedule="constant", num_epochs=4, batch_size=4)
+    run(tmp_path, given, length=16)
     of_steps = [float(row["loss"]) for row in rows(tmp_path / "steps.csv")]
-    assert sum(of_steps[-3:]) < 0.9 * sum(of_steps[:3])
+    assert sum(of_steps[-4:]) < 0.8 * sum(of_steps[:4]), of_steps
 
 
 @pytest.mark.parametrize("config", [SSD, RETINANET])
@@ -132,9 +133,9 @@ def test_batches_without_objects(tmp_path: Path, config: ModelConfig) -> None:
 
 def test_says_which_images_gave_infinite_losses(tmp_path: Path) -> None:
     class Broken(Rectangles):
-        def __getitem__(self, index: int) -> Any:
+        def __getitem__(self, index: Any) -> Any:
             image, target = super().__getitem__(index)
-            return (image * torch.inf if index == 3 else image), target
+            return (image * torch.inf if target["image_id"] == 3 else image), target
 
     with pytest.raises(UserError, match=r"expected finite losses, got loss nan.* images .*rectangle-3") as error:
         run(tmp_path, options(SSD), data=Broken(6))
