@@ -12,7 +12,7 @@ from .._errors import UserError
 from .metrics import Array, ImageId, Table, add_image, array, flags, image_id, in_order, labels, mean, shown
 
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-AREAS = ("all", "small", "medium", "large")  # objects of less than 32², of less than 96², of more pixels
+AREAS = ("all", "small", "medium", "large")  # objects of up to 32², of up to 96², of more pixels
 AREA_LIMITS = (32**2, 96**2)
 RECALLS = np.linspace(0, 1, 101)
 _IOU50 = 0  # the first of ten thresholds
@@ -54,7 +54,7 @@ class CocoMetrics:
         return {**self.summary, **{f"AP/{result.name}": result.ap for result in self.classes}}
 
     def table(self) -> Table:
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (one.name, shown(one.ap), shown(one.ap50), str(one.objects), str(one.detections)) for one in self.classes
         ]
         total = (sum(one.objects for one in self.classes), sum(one.detections for one in self.classes))
@@ -116,7 +116,7 @@ class CocoEvaluator:
             UserError: If faster-coco-eval is not installed.
         """
         try:
-            from faster_coco_eval import COCO, COCOeval_faster
+            from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
         except ImportError as error:
             raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
         images = in_order(self._images)

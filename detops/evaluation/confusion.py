@@ -136,16 +136,22 @@ class SegmentationEvaluator(_ConfusionEvaluator):
     """
 
     def update(self, target: Any, predicted: Any) -> None:
-        """Counts an image: classes of its pixels (H, W), 255 where it has none, and what they were taken for (H, W).
+        """Counts an image.
+
+        Args:
+            target: Classes of its pixels (H, W), 255 where they have none.
+            predicted: What they were taken for (H, W), or the scores of all classes (C, H, W).
 
         Raises:
             ValueError: If shapes differ, or a number is not that of a class.
         """
-        truth, found = array(target, np.int64), array(predicted, np.int64)
+        truth, found = array(target, np.int64), array(predicted, np.float64)
+        if found.ndim == 3:
+            found = found.argmax(axis=0)
         if truth.shape != found.shape:
             raise ValueError(f"expected a prediction for each pixel, {truth.shape}, got {found.shape}")
         counted = truth != IGNORED
-        self._count(truth[counted], found[counted])
+        self._count(truth[counted], found[counted].astype(np.int64))
 
     def compute(self) -> SegmentationMetrics:
         """The metrics of all images so far."""

@@ -1,7 +1,7 @@
 """What the evaluators share."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ class Table(NamedTuple):
     """Text in columns; the first column is a name, the others are numbers."""
 
     headings: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 class Metrics(Protocol):
@@ -68,6 +68,7 @@ def in_order(images: Mapping[ImageId, Value]) -> list[Value]:
 
 
 def image_id(target: Mapping[str, Any]) -> ImageId:
+    """Number or name of the image that a target is of."""
     value = target["image_id"]
     return value if isinstance(value, str) else int(value)
 

@@ -1,4 +1,4 @@
-"""Pascal VOC's average precision (https://doi.org/10.1007/s11263-009-0275-4, section 4.2), as its devkit computes it."""
+"""Pascal VOC's average precision, as its devkit computes it: https://doi.org/10.1007/s11263-009-0275-4, section 4.2."""
 
 import dataclasses
 import math
@@ -42,9 +42,7 @@ class VocMetrics:
 
     def table(self) -> Table:
         columns = ("objects", "difficult", "detections")
-        rows = [
-            (one.name, shown(one.ap), *(str(getattr(one, column)) for column in columns)) for one in self.classes
-        ]
+        rows = [(one.name, shown(one.ap), *(str(getattr(one, column)) for column in columns)) for one in self.classes]
         totals = (str(sum(getattr(one, column) for one in self.classes)) for column in columns)
         rows.append(("all", shown(self.main[1]), *totals))
         return Table(("class", "AP", *columns), rows)
@@ -59,7 +57,7 @@ class _Image(NamedTuple):
 
 
 class VocEvaluator:
-    """Average precision by Pascal VOC's rules; takes and gives what :class:`~detops.evaluation.DetectionEvaluator` says.
+    """Average precision by VOC's rules; takes and gives what :class:`~detops.evaluation.DetectionEvaluator` says.
 
     The detections of a class, best first, each take the object that they overlap most; a detection is a hit if that
     IoU reaches the threshold and the object was not taken before, else a miss. Difficult objects do not count, nor do
@@ -111,8 +109,8 @@ class VocEvaluator:
     def _overlaps(self, found: Tensor, truth: Tensor) -> Array:
         """IoU (D, N)."""
         end = torch.tensor([0, 0, 1, 1] if self.last_pixel else [0, 0, 0, 0], dtype=torch.float64)
-        corners = [torch.as_tensor(array(boxes, np.float64)).reshape(-1, 4) + end for boxes in (found, truth)]
-        return box_iou(*corners).numpy()
+        boxes1, boxes2 = (torch.from_numpy(array(boxes, np.float64)).reshape(-1, 4) + end for boxes in (found, truth))
+        return box_iou(boxes1, boxes2).numpy()
 
     def _class_result(self, number: int, name: str, images: list[_Image]) -> VocClassResult:
         of_class = [image.labels == number for image in images]
