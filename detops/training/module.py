@@ -7,19 +7,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from .._errors import UserError
+from ..evaluation import Metrics
 from ..model_file import ModelConfig
+from ..prediction import predict
 from . import optimisers
 from .average import ExponentialAverage
 from .data import Data
 from .finetune import Strategy
 from .options import TrainingOptions
 from .progress import Progress
-from .tasks import Evaluator, Metrics, Task
+from .tasks import Evaluator, Task
 
 Batch = tuple[Sequence[Tensor], Sequence[Any]]
 
@@ -129,9 +132,9 @@ class TrainingModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, targets = batch
-        predictions = self.task.predictions(self.predictor, images)
-        for target, prediction in zip(_on_cpu(targets), _on_cpu(predictions), strict=True):
-            self._evaluator.update(target, prediction)
+        found = predict(self.predictor, self.config.task, images)
+        for target, of_image in zip(_on_cpu(targets), found, strict=True):
+            self._evaluator.update(target, of_image)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size == 1:
@@ -153,6 +156,4 @@ def _average_buffers(module: nn.Module) -> None:
 
 
 def _on_cpu(values: Any) -> Any:
-    from lightning.fabric.utilities import move_data_to_device
-
     return move_data_to_device(values, torch.device("cpu"))

@@ -59,6 +59,7 @@ class TrainingOptions:
     Attributes:
         data: Training set, as :func:`detops.data.open` takes it.
         val_data: Where the split "val" is taken from.
+        augmentation: Of detection, see :func:`detops.data.transforms.training`.
         image_size: Of the network, see :func:`detops.training.models.size_options`; None: the detector's own.
         num_epochs: Passes over the data.
         batch_size: Images per batch, over all devices.
@@ -85,6 +86,7 @@ class TrainingOptions:
 
     data: str
     val_data: str
+    augmentation: str = "flip"
     image_size: int | None = None
     num_epochs: int = 12
     batch_size: int = 8

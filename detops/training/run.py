@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .._errors import UserError
+from ..evaluation import Metrics
 from ..model_file import ModelConfig
 from .callbacks import Advance, Checkpoints, Interrupted, StopOnSignal
 from .checkpoints import Checkpoint
@@ -22,7 +23,7 @@ from .module import TrainingModule
 from .options import TrainingOptions
 from .progress import Progress
 from .records import Display, Records
-from .tasks import Metrics, Task
+from .tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +156,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             warnings.filterwarnings("ignore", message=".*GPU available but not used")
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
             yield
