@@ -99,13 +99,18 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint:
         UserError: If it is not there, or an option is given that would make it another training.
     """
     for name in (*_NOT_WITH_RESUME, *_OPTIONS):
-        if name not in _OF_THE_MACHINE and getattr(options, name) not in (None, False):
+        if name not in _OF_THE_MACHINE and _given(options, name):
             raise UserError(
                 f"train: --{name.replace('_', '-')}: expected no change to a training that --resume goes on"
             )
     checkpoint = Checkpoint.load(options.resume)
     of_the_machine = {name: value for name in _OF_THE_MACHINE if (value := getattr(options, name)) is not None}
     return dataclasses.replace(checkpoint, options=dataclasses.replace(checkpoint.options, **of_the_machine))
+
+
+def _given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name)
+    return value is not None and value is not False
 
 
 def _resumed(options: argparse.Namespace, checkpoint: Checkpoint) -> Plan:
@@ -214,15 +219,17 @@ def _summary(plan: Plan, training: "Dataset", validation: "Dataset") -> str:
         detection: Any = training
         boxes = f" with {len(detection.box_sizes()):,} boxes"
     options = plan.options
-    device = f"{options.devices} x {options.device}" if options.devices > 1 else options.device
+    device = f"{options.devices} x {options.device}" if options.devices > 1 else f"on {options.device}"
     text = (
         f"{plan.config.name}: {millions:.1f} million parameters; {len(training):,} images{boxes}"
         f" of {len(plan.config.classes)} classes, {len(validation):,} to evaluate; {options.num_epochs} epochs,"
-        f" {options.optimizer} at {options.learning_rate:g}, batches of {options.batch_size}; {device}; {plan.folder}"
+        f" {options.optimizer} at {options.learning_rate:g}, batches of {options.batch_size}, {device}; {plan.folder}"
     )
     if plan.resume is None:
         return text
     progress = plan.resume.progress
+    if progress.epoch == options.num_epochs and progress.evaluated:
+        return f"{text}\nat its end already"
     return f"{text}\nresumed in epoch {progress.epoch + 1} after {progress.batch} batches"
 
 

@@ -162,11 +162,13 @@ class Display(Callback):
         if not trainer.is_global_zero:
             return
         name, value = module.metrics.main
+        numbers = module.metrics.as_dict()
+        easier = f" AP50 {numbers['AP50']:.4f}" if name != "AP50" and "AP50" in numbers else ""
         loss = f"loss {self._sum / self._count:.4f}  " if self._count else ""
         best = "  best" if module.progress.best_epoch == module.progress.epoch - 1 else ""
         rate = f"  lr {trainer.optimizers[0].param_groups[-1]['lr']:.2g}" if trainer.optimizers else ""
         print(
-            f"epoch {module.progress.epoch}/{module.options.num_epochs}  {loss}{name} {value:.4f}"
+            f"epoch {module.progress.epoch}/{module.options.num_epochs}  {loss}{name} {value:.4f}{easier}"
             f"{rate}  {time.monotonic() - self._since:.1f} s{best}",
             flush=True,
         )
