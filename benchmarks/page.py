@@ -2,6 +2,8 @@
 
 from html import escape
 
+from detops._page import document, section, tiles
+
 from . import plots
 from .results import Results, Row, changes, differences, geometric_mean
 from .style import CSS
@@ -28,16 +30,12 @@ def render(results: Results, before: Results | None = None) -> str:
     body = [_header(results, threads), _tiles(results, groups)]
     if any(geometric_mean(rows) for rows in groups.values()):
         about = "One dot per case, logarithmic; the bar is the geometric mean. Hover a dot for its case."
-        body.append(_section("How many times faster", about, plots.ratio_overview(groups)))
+        body.append(section("How many times faster", about, plots.ratio_overview(groups)))
     body += [_scaling(groups), _threads(results, threads)]
     body.append("<h2>Operator by operator</h2><p>Time per call, logarithmic; shorter is better.</p>" + _legend(results))
     body += [f"<section><h3>{escape(op)}</h3>{plots.time_bars(rows)}</section>" for op, rows in groups.items()]
     body += [_table(results, before), _machine(results, before)]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>detops bench</title><style>{CSS}</style></head><body><main>{''.join(body)}</main></body></html>\n"
-    )
+    return document("detops bench", "".join(body), CSS)
 
 
 def _header(results: Results, threads: int) -> str:
@@ -51,18 +49,17 @@ def _header(results: Results, threads: int) -> str:
 
 def _tiles(results: Results, groups: dict[str, list[Row]]) -> str:
     rows = [row for group in groups.values() for row in group if row.ratio]
-    tiles = [("cases", str(len({row.key[:2] for row in results.rows})), f"{len(groups)} operators")]
+    facts = [("cases", str(len({row.key[:2] for row in results.rows})), f"{len(groups)} operators")]
     failed = len(results.failures)
-    tiles.append(("agreement", "all agree" if not failed else f"{failed} failed", "checked before timing"))
+    facts.append(("agreement", "all agree" if not failed else f"{failed} failed", "checked before timing"))
     if rows:
         mean, ratios = geometric_mean(rows) or 1.0, [row.ratio or 1.0 for row in rows]
         best = max(rows, key=lambda row: row.ratio or 0)
-        tiles.append(("mean ratio", mark(mean), "geometric, over all cases"))
-        tiles.append(("highest", mark(max(ratios)), f"{best.op}, {best.case}"))
+        facts.append(("mean ratio", mark(mean), "geometric, over all cases"))
+        facts.append(("highest", mark(max(ratios)), f"{best.op}, {best.case}"))
         worst = min(rows, key=lambda row: row.ratio or 0)
-        tiles.append(("lowest", mark(min(ratios)), f"{worst.op}, {worst.case}"))
-    cells = (f"<div><b>{escape(v)}</b><span>{escape(n)}</span><small>{escape(s)}</small></div>" for n, v, s in tiles)
-    return f'<div class="tiles">{"".join(cells)}</div>'
+        facts.append(("lowest", mark(min(ratios)), f"{worst.op}, {worst.case}"))
+    return tiles(facts)
 
 
 def _scaling(groups: dict[str, list[Row]]) -> str:
@@ -77,7 +74,7 @@ def _scaling(groups: dict[str, list[Row]]) -> str:
         if len({row.size for row in rows}) > 1
     ]
     about = "Time per call against size, both logarithmic."
-    return _section("With more boxes", about, f'<div class="figures">{"".join(figures)}</div>') if figures else ""
+    return section("With more boxes", about, f'<div class="figures">{"".join(figures)}</div>') if figures else ""
 
 
 def _threads(results: Results, fewest: int) -> str:
@@ -92,7 +89,7 @@ def _threads(results: Results, fewest: int) -> str:
         if pairs:
             title = f"With {threads} threads instead of {fewest}"
             about = "How many times faster a case becomes; one dot per case. Small cases stay serial on purpose."
-            sections.append(_section(title, about, _legend(results) + plots.thread_gain(pairs, threads)))
+            sections.append(section(title, about, _legend(results) + plots.thread_gain(pairs, threads)))
     return "".join(sections)
 
 
@@ -147,7 +144,3 @@ def _legend(results: Results) -> str:
     peers = sorted({row.peer for row in results.rows if row.peer}, key=lambda name: name != "torchvision")
     names = [("ours", "detops"), *([("peer", " or ".join(peers))] if peers else [])]
     return '<p class="legend">' + "".join(f'<i class="{style}"></i>{escape(name)}' for style, name in names) + "</p>"
-
-
-def _section(title: str, about: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2><p>{escape(about)}</p>{content}</section>"

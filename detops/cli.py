@@ -11,6 +11,7 @@ from typing import NoReturn
 import detops
 
 from ._errors import UserError
+from .commands import arguments as model_commands
 
 if importlib.util.find_spec("detops.benchmarks") is None:  # a source tree built in place: the folder beside this one
     detops.__path__.append(str(Path(__file__).parents[1]))
@@ -48,6 +49,10 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="versions, build, devices and active kernels")
     info.set_defaults(module="detops._info")
+
+    model_commands.add_evaluate(commands)
+    model_commands.add_predict(commands)
+    model_commands.add_convert(commands)
 
     bench = commands.add_parser(
         "bench",

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .. import backbones, necks
-from ..heads.anchors import AnchorGenerator
+from ..heads.anchors import AnchorGenerator, CellSizes, check_levels
 from ..heads.roi import BOX_WEIGHTS, PyramidRoIAlign, RoIHead, SingleRoIPool, TwoStageHead, convolutions, two_layers
 from ..heads.rpn import RPN
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
@@ -117,6 +117,7 @@ def faster_rcnn(
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
     anchors: AnchorGenerator | None = None,
+    anchor_sizes: CellSizes | None = None,
     rpn_conv_depth: int = 1,
     rpn_pre_nms_top_n_train: int = 2000,
     rpn_pre_nms_top_n_test: int = 1000,
@@ -151,6 +152,7 @@ def faster_rcnn(
         image_mean: Of each channel.
         image_std: Of each channel.
         anchors: One set for each level; None: one size for each, from 32, doubled from level to level.
+        anchor_sizes: Of each level the anchors' widths and heights, in pixels, in place of ``anchors``.
         rpn_conv_depth: See :class:`detops.heads.rpn.RPN` for this and all that begins with ``rpn_``.
         rpn_pre_nms_top_n_train: Proposals of each level before non-maximum suppression.
         rpn_pre_nms_top_n_test: In evaluation.
@@ -175,6 +177,9 @@ def faster_rcnn(
         bbox_reg_weights: What the four box deltas are multiplied by.
     """
     channels = neck.channels[0]
+    if anchor_sizes is not None:
+        check_levels(anchor_sizes, len(neck.strides))
+        anchors = AnchorGenerator.of_sizes(anchor_sizes)
     if anchors is None:
         anchors = AnchorGenerator([(32 * 2**i,) for i in range(len(neck.strides))], _ASPECT_RATIOS)
     rpn = RPN(

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .. import necks
-from ..heads.anchors import AnchorGenerator
+from ..heads.anchors import AnchorGenerator, CellSizes, check_levels
 from ..heads.layers import Norm
 from ..heads.retina import RetinaNetHead
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
@@ -59,6 +59,7 @@ def retinanet(
     image_mean: Sequence[float] = IMAGENET_MEAN,
     image_std: Sequence[float] = IMAGENET_STD,
     anchors: AnchorGenerator | None = None,
+    anchor_sizes: CellSizes | None = None,
     norm_layer: Norm | None = None,
     box_loss: str = "l1",
     **options: Any,
@@ -74,11 +75,15 @@ def retinanet(
         image_mean: Of each channel.
         image_std: Of each channel.
         anchors: One set for each level; None: three sizes from 32 and three shapes, doubled from level to level.
+        anchor_sizes: Of each level the anchors' widths and heights, in pixels, in place of ``anchors``.
         norm_layer: Makes the normalisation behind the head's convolutions.
         box_loss: "l1" or "giou".
         options: Further ones of :class:`detops.heads.retina.RetinaNetHead`: ``score_thresh``, ``nms_thresh``,
             ``detections_per_img``, ``fg_iou_thresh``, ``bg_iou_thresh`` and ``topk_candidates``.
     """
+    if anchor_sizes is not None:
+        check_levels(anchor_sizes, len(neck.strides))
+        anchors = AnchorGenerator.of_sizes(anchor_sizes)
     if anchors is None:
         sides = [32 * 2**i for i in range(len(neck.strides))]
         anchors = AnchorGenerator([(s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in sides])

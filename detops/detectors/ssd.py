@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from .. import backbones, necks
-from ..heads.anchors import DefaultBoxes
+from ..heads.anchors import CellSizes, DefaultBoxes, check_levels
 from ..heads.layers import initialise_normal
 from ..heads.ssd import Predictor, SSDHead
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform, Size
@@ -89,6 +89,7 @@ def ssd(
     num_classes: int,
     *,
     anchors: DefaultBoxes,
+    anchor_sizes: CellSizes | None = None,
     size: Size = (300, 300),
     predictor: Predictor | None = None,
     image_mean: Sequence[float] = IMAGENET_MEAN,
@@ -102,6 +103,7 @@ def ssd(
         neck: As well.
         num_classes: With the background, which is class 0.
         anchors: Default boxes of each level.
+        anchor_sizes: Of each level their widths and heights in place of those, as shares of the image's.
         size: Height and width that every image is resized to.
         predictor: Makes what predicts from a level; None: a 3×3 convolution.
         image_mean: Of each channel.
@@ -109,6 +111,9 @@ def ssd(
         options: Further ones of :class:`detops.heads.ssd.SSDHead`: ``score_thresh``, ``nms_thresh``,
             ``detections_per_img``, ``iou_thresh``, ``topk_candidates`` and ``positive_fraction``.
     """
+    if anchor_sizes is not None:
+        check_levels(anchor_sizes, len(neck.strides))
+        anchors = DefaultBoxes.of_sizes(anchor_sizes, anchors.steps)
     head = SSDHead(neck.channels, num_classes, anchors, predictor, **options)
     transform = ImageTransform(
         image_mean=image_mean, image_std=image_std, size_divisible=1, fixed_size=(size[0], size[1])

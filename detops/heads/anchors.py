@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..ops import anchor_grid
 
 Sizes = Sequence[Sequence[float]]
+CellSizes = Sequence[Sequence[Sequence[float]]]  # of each level, of each of its anchors: width, height
 
 
 class AnchorGenerator(nn.Module):
@@ -24,9 +25,32 @@ class AnchorGenerator(nn.Module):
     def __init__(self, sizes: Sizes, aspect_ratios: Sizes = ((0.5, 1.0, 2.0),)) -> None:
         super().__init__()
         ratios = list(aspect_ratios) * len(sizes) if len(aspect_ratios) == 1 else list(aspect_ratios)
-        self.per_location = [len(s) * len(r) for s, r in zip(sizes, ratios, strict=True)]
-        for i, (size, ratio) in enumerate(zip(sizes, ratios, strict=True)):
-            self.register_buffer(f"cells_{i}", cell_anchors(size, ratio), persistent=False)
+        self._set_cells([cell_anchors(size, ratio) for size, ratio in zip(sizes, ratios, strict=True)])
+
+    @classmethod
+    def of_sizes(cls, sizes: CellSizes) -> "AnchorGenerator":
+        """Anchors of the widths and heights given, in pixels, as many for each level; such as were fitted to data.
+
+        Raises:
+            ValueError: If levels differ in their number of anchors, or a size is not positive.
+        """
+        if len({len(level) for level in sizes}) != 1:
+            raise ValueError(f"expected as many anchors for each level, got {[len(level) for level in sizes]}")
+        generator = cls(())
+        halves = [_checked(level) / 2 for level in sizes]
+        generator._set_cells([torch.cat([-half, half], dim=1) for half in halves])
+        return generator
+
+    def _set_cells(self, cells: Sequence[Tensor]) -> None:
+        self.per_location = [len(level) for level in cells]
+        for i, level in enumerate(cells):
+            self.register_buffer(f"cells_{i}", level, persistent=False)
+
+    @property
+    def sizes(self) -> list[Tensor]:
+        """Of each level its anchors' widths and heights, (A, 2), in pixels."""
+        cells = [self.get_buffer(f"cells_{i}") for i in range(len(self.per_location))]
+        return [cell[:, 2:] - cell[:, :2] for cell in cells]
 
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Anchors of all levels, (N, 4), in pixels of the batch; in float32 for half-precision features."""
@@ -35,6 +59,20 @@ class AnchorGenerator(nn.Module):
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         cells = [self.get_buffer(f"cells_{i}").to(dtype) for i in range(len(features))]
         return anchor_grid(cells, sizes, strides)
+
+
+def check_levels(sizes: CellSizes, levels: int) -> None:
+    """Raise unless there are sizes for so many levels."""
+    if len(sizes) != levels:
+        raise ValueError(f"expected anchor_sizes of {levels} levels, got {len(sizes)}")
+
+
+def _checked(level: Sequence[Sequence[float]]) -> Tensor:
+    """(A, 2): widths and heights."""
+    sizes = torch.as_tensor(level, dtype=torch.float32)
+    if sizes.dim() != 2 or sizes.shape[1] != 2 or not (sizes > 0).all():
+        raise ValueError(f"expected anchors' widths and heights above 0, got {level}")
+    return sizes
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
@@ -72,10 +110,30 @@ class DefaultBoxes(nn.Module):
         for name, values, expected in (("scales", scales, levels + 1), ("steps", steps, levels)):
             if values is not None and len(values) != expected:
                 raise ValueError(f"DefaultBoxes: expected {name} of {expected} levels, got {len(values)}")
-        self.scales, self.steps = list(scales), steps
-        self.per_location = [2 + 2 * len(ratios) for ratios in aspect_ratios]
-        for i, ratios in enumerate(aspect_ratios):
-            self.register_buffer(f"sizes_{i}", _default_sizes(scales[i], scales[i + 1], ratios), persistent=False)
+        self.steps = steps
+        self._set_sizes([_default_sizes(scales[i], scales[i + 1], ratios) for i, ratios in enumerate(aspect_ratios)])
+
+    @classmethod
+    def of_sizes(cls, sizes: CellSizes, steps: Sequence[int] | None = None) -> "DefaultBoxes":
+        """Default boxes of the widths and heights given, as shares of the image's; such as were fitted to data.
+
+        Raises:
+            ValueError: If a size is not positive.
+        """
+        boxes = cls(())
+        boxes.steps = steps
+        boxes._set_sizes([_checked(level) for level in sizes])
+        return boxes
+
+    def _set_sizes(self, sizes: Sequence[Tensor]) -> None:
+        self.per_location = [len(level) for level in sizes]
+        for i, level in enumerate(sizes):
+            self.register_buffer(f"sizes_{i}", level, persistent=False)
+
+    @property
+    def sizes(self) -> list[Tensor]:
+        """Of each level its boxes' widths and heights, (A, 2), as shares of the image's."""
+        return [self.get_buffer(f"sizes_{i}") for i in range(len(self.per_location))]
 
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Boxes of all levels, (N, 4), in pixels of the batch; in float32 for half-precision features."""

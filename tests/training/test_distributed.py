@@ -1,0 +1,42 @@
+"""Two processes train as one does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning")
+
+from train_rectangles import train
+
+TESTS = Path(__file__).parents[1]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [*torchrun, str(TESTS / "train_rectangles.py"), str(two), "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("epoch 2/2") == 1  # rank 0 alone speaks
+
+    train(one)
+    steps, expected = rows(two / "steps.csv"), rows(one / "steps.csv")
+    assert len(steps) == len(expected) == 4
+    for step, wanted in zip(steps, expected, strict=True):
+        assert {k: float(v) for k, v in step.items()} == pytest.approx(
+            {k: float(v) for k, v in wanted.items()}, rel=1e-4
+        )
+    for epoch in rows(two / "epochs.csv"):
+        assert epoch["images"] == epoch["different"] == "5"
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
