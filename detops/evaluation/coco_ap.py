@@ -116,7 +116,7 @@ class CocoEvaluator:
             UserError: If faster-coco-eval is not installed.
         """
         try:
-            from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
+            from faster_coco_eval import COCO, COCOeval_faster
         except ImportError as error:
             raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
         images = in_order(self._images)
