@@ -114,5 +114,4 @@ def _show(metrics: Metrics) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.rich_table(metrics))
-    overall = [f"{name} {shown(value)}" for name, value in metrics.as_dict().items() if "/" not in name]
-    console.print("  ".join(overall), highlight=False)
+    print("  ".join(f"{name} {shown(value)}" for name, value in report.overall(metrics).items()))

@@ -175,7 +175,7 @@ class Writer:
         objects = f"{len(self._predictions)} objects in " if self.config.task == "detect" else ""
         failed = f", {len(self.errors)} could not be read" if self.errors else ""
         pictures = f", {self.folder / 'pictures'}" if self._pictures and done else ""
-        return f"{objects}{done} images{failed}: {self.folder / 'predictions.json'}{pictures}"
+        return f"{objects}{done} image{'s' * (done != 1)}{failed}: {self.folder / 'predictions.json'}{pictures}"
 
 
 def _save(path: Path, picture: "Image.Image") -> None:

@@ -28,7 +28,7 @@ class Metrics(Protocol):
         """Name and value of the number that "best" means."""
 
     def as_dict(self) -> dict[str, float]:
-        """All numbers by name."""
+        """All numbers by name; those of one class are named "AP/cat"."""
 
     def table(self) -> Table:
         """A line for each class, and one for all."""

@@ -50,6 +50,7 @@ class Plot(NamedTuple):
     name: str  # of its file, without .png
     caption: str
     png: bytes
+    width: int  # in pixels of a page
 
 
 class Curve(NamedTuple):
@@ -103,7 +104,7 @@ def _coco_curves(metrics: CocoMetrics) -> Plot:
     left.set_title("IoU of at least 0.5")
     right.set_title("mean over IoU 0.5, 0.55, …, 0.95")
     right.set_ylabel("")
-    return Plot("precision_recall", "Precision and recall", _png(sheet))
+    return _plot("precision_recall", "Precision and recall", sheet)
 
 
 def _coco_panel(names: Sequence[str], precision: Array) -> list[Curve]:
@@ -115,7 +116,7 @@ def _voc_curves(metrics: VocMetrics) -> Plot:
     axes = sheet.subplots()
     curves = [Curve(one.name, one.ap, one.recall, one.precision) for one in metrics.classes if len(one.recall)]
     _draw_curves(axes, curves, "AP")
-    return Plot("precision_recall", "Precision and recall", _png(sheet))
+    return _plot("precision_recall", "Precision and recall", sheet)
 
 
 def _draw_curves(axes: "Axes", curves: list[Curve], measure: str) -> None:
@@ -159,7 +160,7 @@ def _coco_sizes(metrics: CocoMetrics) -> Plot:
     axes.set(ylim=(0, 1.08))
     axes.grid(visible=False, axis="x")
     axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, 1.12), borderaxespad=0, handlelength=1)
-    return Plot("ap_by_size", "AP by the size of the objects", _png(sheet))
+    return _plot("ap_by_size", "AP by the size of the objects", sheet)
 
 
 def _coco_classes(metrics: CocoMetrics) -> Plot:
@@ -178,7 +179,7 @@ def _coco_classes(metrics: CocoMetrics) -> Plot:
     axes.set(xlim=(0, 1.22), ylim=(-0.6, len(results) - 0.4), xticks=np.linspace(0, 1, 6))
     axes.grid(visible=False, axis="y")
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1)
-    return Plot("ap_by_class", "AP by class, and the number of objects", _png(sheet))
+    return _plot("ap_by_class", "AP by class, and the number of objects", sheet)
 
 
 def _confusion(classes: Sequence[str], confusion: Array, what: str) -> Plot:
@@ -200,7 +201,7 @@ def _confusion(classes: Sequence[str], confusion: Array, what: str) -> Plot:
     axes.set(xlabel="taken for", ylabel="class")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    return Plot("confusion", f"What {what} of each class were taken for", _png(sheet))
+    return _plot("confusion", f"What {what} of each class were taken for", sheet)
 
 
 def _sheet(width: float, height: float) -> "Sheet":
@@ -209,10 +210,10 @@ def _sheet(width: float, height: float) -> "Sheet":
     return Figure(figsize=(width, height))
 
 
-def _png(sheet: Any) -> bytes:
+def _plot(name: str, caption: str, sheet: "Sheet") -> Plot:
     buffer = io.BytesIO()
     sheet.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return Plot(name, caption, buffer.getvalue(), round(sheet.get_figwidth() * 90))
 
 
 def _hex(number: int) -> str:
