@@ -12,6 +12,7 @@ import detops
 
 from ._errors import UserError
 from .commands import arguments as model_commands
+from .commands.train_arguments import add_train
 
 if importlib.util.find_spec("detops.benchmarks") is None:  # a source tree built in place: the folder beside this one
     detops.__path__.append(str(Path(__file__).parents[1]))
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, build, devices and active kernels")
     info.set_defaults(module="detops._info")
 
+    add_train(commands)
     model_commands.add_evaluate(commands)
     model_commands.add_predict(commands)
     model_commands.add_convert(commands)

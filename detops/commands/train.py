@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _OF_THE_MACHINE = ("num_workers", "device", "devices")  # what may differ when a training goes on
 _OPTIONS = [field.name for field in dataclasses.fields(TrainingOptions)]
 _NOT_WITH_RESUME = (
-    "task", "detector", "backbone", "weights", "pretrained_backbone", "frozen_batch_norm", "auto_anchors", "out",
+    "task", "detector", "backbone", "neck_channels", "weights", "pretrained_backbone", "frozen_batch_norm",
+    "auto_anchors", "out",
 )  # fmt: skip
 
 
@@ -181,6 +182,8 @@ def _builder_options(
         found |= models.size_options(task, name, options.image_size)
     if options.backbone and task == "detect":
         found["backbone"] = options.backbone
+    if options.neck_channels:
+        found["neck_channels"] = options.neck_channels
     if options.frozen_batch_norm:
         found["frozen_batch_norm"] = True
     return found

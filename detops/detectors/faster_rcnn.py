@@ -12,11 +12,11 @@ from ..heads.roi import BOX_WEIGHTS, PyramidRoIAlign, RoIHead, SingleRoIPool, Tw
 from ..heads.rpn import RPN
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from ..levels import Levels
-from ..necks import FPN, Neck, NoNeck
+from ..necks import Neck, NoNeck
 from . import convert
 from .convert import Weights
 from .detector import Detector
-from .parts import Backbone, build_backbone
+from .parts import Backbone, build_backbone, build_pyramid
 
 _ASPECT_RATIOS = ((0.5, 1.0, 2.0),)
 _SIZES = (32, 64, 128, 256, 512)
@@ -37,10 +37,10 @@ def fasterrcnn_resnet50_fpn(
         backbone: Name, see :func:`detops.backbones.build`, or module; None: torchvision's ResNet-50.
         neck: Module, or what makes one for a backbone's channels and strides; None: FPN with one more level.
         weights: State dict or file to load, detops' own or torchvision's.
-        options: Of the backbone (:func:`detops.detectors.parts.build_backbone`) and of :func:`faster_rcnn`.
+        options: Of backbone and neck (:mod:`detops.detectors.parts`) and of :func:`faster_rcnn`.
     """
     body = build_backbone(backbone, "torchvision/resnet50", (4, 8, 16, 32), weights, options)
-    pyramid = necks.build(neck, partial(FPN, extra="pool"), body)
+    pyramid = build_pyramid(neck, body, options, extra="pool")
     return convert.load_own(faster_rcnn(body, pyramid, num_classes, **options), weights)
 
 
@@ -52,7 +52,7 @@ def fasterrcnn_resnet50_fpn_v2(
     Arguments as :func:`fasterrcnn_resnet50_fpn`.
     """
     body = build_backbone(backbone, "torchvision/resnet50", (4, 8, 16, 32), weights, options, frozen_batch_norm=False)
-    pyramid = necks.build(neck, partial(FPN, extra="pool", norm_layer=nn.BatchNorm2d), body)
+    pyramid = build_pyramid(neck, body, options, extra="pool", norm_layer=nn.BatchNorm2d)
     box_head = convolutions(pyramid.channels[0], 7, (256, 256, 256, 256), 1024, nn.BatchNorm2d)
     defaults: dict[str, Any] = {"rpn_conv_depth": 2, "box_head": box_head, "representation": 1024}
     return convert.load_own(faster_rcnn(body, pyramid, num_classes, **defaults | options), weights)
@@ -66,7 +66,7 @@ def fasterrcnn_mobilenet_v3_large_fpn(
     Arguments as :func:`fasterrcnn_resnet50_fpn`.
     """
     body = build_backbone(backbone, _mobilenet, (16, 32), weights, options, frozen_stages=3)
-    pyramid = necks.build(neck, partial(FPN, extra="pool"), body)
+    pyramid = build_pyramid(neck, body, options, extra="pool")
     defaults: dict[str, Any] = {
         "anchors": AnchorGenerator([_SIZES] * len(pyramid.strides), _ASPECT_RATIOS),
         "rpn_score_thresh": 0.05,

@@ -1,12 +1,14 @@
 """What the builders of detectors share."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from .. import backbones
+from .. import backbones, necks
 from ..levels import Levels
+from ..necks import FPN, Neck
 from .convert import Weights
 
 Backbone = str | nn.Module | None
@@ -53,3 +55,17 @@ def build_backbone(
     if isinstance(default, str):
         return backbones.build(default, strides, **frozen)
     return default(**frozen)
+
+
+def build_pyramid(neck: Neck | None, backbone: Levels, options: dict[str, Any], **fpn: Any) -> Levels:
+    """The neck asked for, or a Feature Pyramid Network.
+
+    A detector's option for the latter is ``neck_channels``: of every level, and so of the head; 256.
+
+    Args:
+        neck: The detector's argument.
+        backbone: What it stands on.
+        options: The detector's; that above is taken out.
+        fpn: Further ones of :class:`detops.necks.FPN`.
+    """
+    return necks.build(neck, partial(FPN, out_channels=options.pop("neck_channels", 256), **fpn), backbone)

@@ -6,17 +6,16 @@ from typing import Any
 
 from torch import nn
 
-from .. import necks
 from ..heads.anchors import AnchorGenerator, CellSizes, check_levels
 from ..heads.layers import Norm
 from ..heads.retina import RetinaNetHead
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from ..levels import Levels
-from ..necks import FPN, Neck
+from ..necks import Neck
 from . import convert
 from .convert import Weights
 from .detector import Detector
-from .parts import Backbone, build_backbone
+from .parts import Backbone, build_backbone, build_pyramid
 
 
 def retinanet_resnet50_fpn(
@@ -29,10 +28,10 @@ def retinanet_resnet50_fpn(
         backbone: Name, see :func:`detops.backbones.build`, or module; None: torchvision's ResNet-50.
         neck: Module, or what makes one for a backbone's channels and strides; None: FPN with two more levels.
         weights: State dict or file to load, detops' own or torchvision's.
-        options: Of the backbone (:func:`detops.detectors.parts.build_backbone`) and of :func:`retinanet`.
+        options: Of backbone and neck (:mod:`detops.detectors.parts`) and of :func:`retinanet`.
     """
     body = build_backbone(backbone, "torchvision/resnet50", (8, 16, 32), weights, options)
-    pyramid = necks.build(neck, partial(FPN, extra="p6p7"), body)
+    pyramid = build_pyramid(neck, body, options, extra="p6p7")
     return convert.load_own(retinanet(body, pyramid, num_classes, **options), weights)
 
 
@@ -44,7 +43,7 @@ def retinanet_resnet50_fpn_v2(
     Arguments as :func:`retinanet_resnet50_fpn`.
     """
     body = build_backbone(backbone, "torchvision/resnet50", (8, 16, 32), weights, options, frozen_batch_norm=False)
-    pyramid = necks.build(neck, partial(FPN, extra="c6p7"), body)
+    pyramid = build_pyramid(neck, body, options, extra="c6p7")
     defaults: dict[str, Any] = {"norm_layer": partial(nn.GroupNorm, 32), "box_loss": "giou"}
     return convert.load_own(retinanet(body, pyramid, num_classes, **defaults | options), weights)
 
