@@ -5,8 +5,8 @@
   width, height], "score": 0.93}``; pixels count as the file stores them, categories from 0 as in the model's file. Of a
   classifier a line for each image, with the "scores" of all classes; of a segmenter one with the number of "pixels" of
   each class and the file of "labels".
-- images.json: a list of all images: ``{"id": 1, "file_name": "in/a.jpg", "height": 480, "width": 640}``; in place of the
-  size an "error" where a file could not be read.
+- images.json: a list of all images: ``{"id": 1, "file_name": "in/a.jpg", "height": 480, "width": 640}``; where a file
+  could not be read, an "error" in place of the size.
 - pictures/: the images with what was found drawn in.
 - labels/: of a segmenter, PNG files whose pixels are class numbers.
 """
