@@ -174,6 +174,8 @@ def _inside(annotation: Annotation, size: Size, problems: Problems) -> Annotatio
     """The annotation with its box clipped to the image; None if nothing is left of it."""
     height, width = size
     x1, y1, x2, y2 = annotation.box
+    if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
+        return annotation
     box = tuple(round(value, 2) for value in annotation.box)
     if not all(map(math.isfinite, box)) or x2 <= x1 or y2 <= y1:
         problems.report(annotation.where, f"box {box} has no area; left out")

@@ -201,8 +201,8 @@ def test_the_layout_of_the_original(tmp_path: Path, write_picture, folder: str) 
 
 def test_masks_of_polygons_and_run_lengths(make, tmp_path: Path) -> None:
     pytest.importorskip("faster_coco_eval")
-    runs = [20 * 4 + 3, 5, *[15, 5] * 9, 20 * 30 - 20 * 13 - 8 - 0]
-    runs[-1] = 600 - sum(runs[:-1])
+    runs = [20 * 4 + 3, 5, *[15, 5] * 9]  # down the columns from 4 to 13, rows 3 to 7
+    runs.append(20 * 30 - sum(runs))
     shapes = [
         [[2, 3, 12, 3, 12, 8, 2, 8]],
         [[2, 3, 6, 3, 6, 8, 2, 8], [8, 3, 12, 3, 12, 8, 8, 8]],
@@ -217,3 +217,6 @@ def test_masks_of_polygons_and_run_lengths(make, tmp_path: Path) -> None:
     assert bool(masks[0, 3:8, 2:12].all())
     assert bool(masks[2, 3:8, 4:14].all())
     assert dataset[-1][1]["masks"].shape == (0, 20, 30)
+    make([annotation(1, segmentation={"size": [10, 30], "counts": [300]})])
+    with pytest.raises(data.ReadError, match=r"1\.png: it has a segmentation that is none"):
+        CocoDataset(tmp_path / "images", tmp_path / "a.json", masks=True)[0]
