@@ -113,7 +113,7 @@ def test_faulty_labels_are_reported(tmp_path: Path, write_picture) -> None:
     assert [str(problem).removeprefix(f"{tmp_path}/") for problem in dataset.problems] == [
         "images/good.png: good.jpg has the same name; left out",
         "images/lonely.png: no picture of the same name in labels/; left out",
-        "labels/other_size.png: of (20, 30) pixels, its image of (30, 20); left out",
+        "labels/other_size.png: of 20 x 30 pixels, its image of 30 x 20 pixels; left out",
         "labels/widow.png: no picture of the same name in images/; left out",
     ]
     assert [Path(dataset.name(i)).stem for i in range(len(dataset))] == ["good", "unknown"]
