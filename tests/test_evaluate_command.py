@@ -13,6 +13,9 @@ pytest.importorskip("sklearn")
 from PIL import Image
 
 from detops import cli, model_file
+from detops._errors import UserError
+from detops.commands import evaluate
+from detops.evaluation import ClassificationEvaluator
 from detops.model_file import ModelConfig
 
 DIGITS = tuple(str(digit) for digit in range(10))
@@ -76,6 +79,13 @@ def test_an_unreadable_image_is_reported(weights: Path, tmp_path: Path, capsys: 
     assert any(line.split()[:1] == ["7"] and line.split()[3] == "1" for line in out.splitlines())
     assert run(weights, "--data", data, "--split", "all", "--strict") == 2
     assert "broken picture" in capsys.readouterr().err
+
+
+def test_a_metric_is_of_detectors() -> None:
+    config = ModelConfig("classify", "resnet18", ("cat", "dog"))
+    with pytest.raises(UserError, match="--metric voc07: expected a detector, got a model to classify"):
+        evaluate._evaluator(config, "voc07")
+    assert isinstance(evaluate._evaluator(config, None), ClassificationEvaluator)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from torchvision import tv_tensors
 from .._errors import UserError
 from . import splits
 from .dataset import Annotation, DetectionDataset, Picture, PictureDataset, Size, Target, checked
-from .problems import Problems
+from .problems import Problems, ReadError
 
 Record = dict[str, Any]
+Objects = dict[Any, list[Annotation] | None]  # by image id; None: the image is of another split
 
 
 class CocoDataset(PictureDataset):
@@ -52,9 +53,9 @@ class CocoDataset(PictureDataset):
         names = _categories(content["categories"], annotations, problems)
         classes = tuple(dict.fromkeys(names.values())) if classes is None else tuple(classes)
         records = _by_id(content["images"], "image", annotations, problems)
-        objects = _objects(content["annotations"], records, _labels(names, classes), annotations, problems)
         kept = splits.chosen([str(key) for key in records], split, seed, str(annotations))
-        records = {key: record for key, record in records.items() if str(key) in kept}
+        objects: Objects = {key: ([] if str(key) in kept else None) for key in records}
+        _distribute(content["annotations"], objects, _labels(names, classes), annotations, problems)
         pictures = _pictures(records, objects, images, annotations)
         files = [file for file in (checked(*picture, problems) for picture in pictures) if file]
         super().__init__(classes, files, problems, str(annotations))
@@ -66,7 +67,10 @@ class CocoDataset(PictureDataset):
         image, target = super().__getitem__(index)
         if self._segmentations is not None:
             shapes = self._segmentations[slice(*self._starts[range(len(self))[index] :][:2].tolist())]
-            target["masks"] = _masks(shapes, (image.shape[1], image.shape[2]))
+            try:
+                target["masks"] = _masks(shapes, (image.shape[1], image.shape[2]))
+            except Exception as error:  # the decoder's, of which there are many kinds
+                raise ReadError(self.name(index), f"it has a segmentation that is none ({error})") from error
         return image, target
 
 
@@ -154,31 +158,33 @@ def _labels(names: dict[Any, str], classes: Sequence[str]) -> dict[Any, int | st
     return {key: labels.get(name, name) for key, name in names.items()}
 
 
-def _objects(
-    annotations: list[Any], images: dict[Any, Record], labels: dict[Any, int | str], path: Path, problems: Problems
-) -> dict[Any, list[Annotation]]:
-    """By image id the annotations of use; all others are reported."""
-    objects: dict[Any, list[Annotation]] = {key: [] for key in images}
+def _distribute(
+    annotations: list[Any], objects: Objects, labels: dict[Any, int | str], path: Path, problems: Problems
+) -> None:
+    """Gives each image its annotations; reports those that are of no use."""
     ids: set[Any] = set()
     for number, record in enumerate(annotations, 1):
         where = f"{path}: annotation number {number}"
         try:
-            if "id" in record:
-                where = f"{path}: annotation {record['id']}"
-                if record["id"] in ids:
-                    problems.report(where, "another has the same id; both taken")
-                ids.add(record["id"])
+            if not isinstance(record, dict):
+                raise TypeError("expected an object with an image_id, category_id and bbox")
+            where = f"{path}: annotation {record['id']}" if "id" in record else where
             if record["image_id"] not in objects:
                 raise ValueError(f"there is no image {record['image_id']!r}")
-            objects[record["image_id"]].append(_object(record, labels, where))
+            of_image = objects[record["image_id"]]
+            if of_image is None:
+                continue
+            if "id" in record and record["id"] in ids:
+                problems.report(where, "another has the same id; both taken")
+            ids.add(record.get("id"))
+            of_image.append(_annotation(record, labels, where))
         except KeyError as error:
             problems.report(where, f"it has no {error.args[0]}; left out")
         except (TypeError, ValueError) as error:
             problems.report(where, f"{error}; left out")
-    return objects
 
 
-def _object(record: Record, labels: dict[Any, int | str], where: str) -> Annotation:
+def _annotation(record: Record, labels: dict[Any, int | str], where: str) -> Annotation:
     label = labels.get(record["category_id"])
     if label is None:
         raise ValueError(f"there is no category {record['category_id']!r}")
@@ -200,18 +206,21 @@ def _object(record: Record, labels: dict[Any, int | str], where: str) -> Annotat
 
 
 def _pictures(
-    records: dict[Any, Record], objects: dict[Any, list[Annotation]], folder: Path, path: Path
+    records: dict[Any, Record], objects: Objects, folder: Path, path: Path
 ) -> Iterable[tuple[Picture, Size | None]]:
-    """Pictures, and the sizes that the file states."""
+    """The split's pictures, and the sizes that the file states."""
     for key, record in records.items():
+        annotations = objects[key]
+        if annotations is None:
+            continue
         size = (record.get("height"), record.get("width"))
         name = str(record.get("file_name", f"(image {key} of {path.name} has no file_name)"))
-        picture = Picture(folder / name, key, (0, 0), objects[key])
+        picture = Picture(folder / name, key, (0, 0), annotations)
         yield picture, None if None in size else size  # type: ignore[misc]
 
 
 def _masks(segmentations: Sequence[Any], size: Size) -> tv_tensors.Mask:
-    """Polygons and run lengths as masks (N, H, W) bool."""
+    """Polygons and run lengths, or None for an empty mask, as masks (N, H, W) bool."""
     from faster_coco_eval import mask as coding
 
     masks = np.zeros((len(segmentations), *size), bool)

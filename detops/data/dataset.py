@@ -164,8 +164,10 @@ def checked(picture: Picture, declared: Size | None, problems: Problems) -> Pict
     except ReadError as error:
         problems.report(error.problem.where, f"{error.problem.what}; left out")
         return None
-    if declared not in (None, size):
-        problems.report(picture.path, f"a picture of {_by(size)}, annotated as of {_by(declared)}; its own size counts")
+    if declared is not None and declared != size:
+        problems.report(
+            picture.path, f"a picture of {pixels(size)}, annotated as of {pixels(declared)}; its own size counts"
+        )
     inside = [_inside(annotation, size, problems) for annotation in picture.annotations]
     return picture._replace(size=size, annotations=[annotation for annotation in inside if annotation])
 
@@ -174,21 +176,24 @@ def _inside(annotation: Annotation, size: Size, problems: Problems) -> Annotatio
     """The annotation with its box clipped to the image; None if nothing is left of it."""
     height, width = size
     x1, y1, x2, y2 = annotation.box
+    if 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:
+        return annotation
     box = tuple(round(value, 2) for value in annotation.box)
     if not all(map(math.isfinite, box)) or x2 <= x1 or y2 <= y1:
         problems.report(annotation.where, f"box {box} has no area; left out")
         return None
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
     if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        problems.report(annotation.where, f"box {box} lies outside its image of {_by(size)}; left out")
+        problems.report(annotation.where, f"box {box} lies outside its image of {pixels(size)}; left out")
         return None
     if max(-x1, -y1, x2 - width, y2 - height) >= _ROUNDING:
-        problems.report(annotation.where, f"box {box} reaches out of its image of {_by(size)}; clipped")
+        problems.report(annotation.where, f"box {box} reaches out of its image of {pixels(size)}; clipped")
     return annotation._replace(box=clipped)
 
 
-def _by(size: Size | None) -> str:
-    return f"{size[1]} x {size[0]} pixels" if size else "unknown size"
+def pixels(size: Size) -> str:
+    """Width and height for a message."""
+    return f"{size[1]} x {size[0]} pixels"
 
 
 def _area(annotation: Annotation) -> float:

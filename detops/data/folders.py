@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 from .._errors import UserError
 from . import pictures, splits
-from .dataset import Dataset, Size, first
+from .dataset import Dataset, Size, first, pixels
 from .problems import Problems, ReadError
 
 IGNORED = 255  # the class number of pixels that count for nothing
@@ -168,7 +168,7 @@ class FolderSegments(Dataset):
             return None
         size, labelled = _size(images[name], self.problems), _size(labels[name], self.problems)
         if size and labelled and size != labelled:
-            self.problems.report(labels[name], f"of {labelled[::-1]} pixels, its image of {size[::-1]}; left out")
+            self.problems.report(labels[name], f"of {pixels(labelled)}, its image of {pixels(size)}; left out")
         return (images[name], labels[name]) if size and size == labelled else None
 
 

@@ -53,7 +53,7 @@ def training(task: str, *, size: Size | None = None, augmentation: str = "flip",
         steps = [] if none else [*_DETECTION[augmentation](size), *flip, v2.SanitizeBoundingBoxes()]
         return _Pipeline([*steps, *_to_float()], before=training_target)
     if task == "classify":
-        return _Pipeline([v2.RandomResizedCrop(size or 224, scale=(0.35, 1.0)), *flip, _colours(), *_to_float()])
+        return _Pipeline([v2.RandomResizedCrop(size or 224, scale=(0.5, 1.0)), *flip, _colours(), *_to_float()])
     if task == "segment":
         return _Pipeline([ScaleJitter((0.5, 2.0), size), *flip, _colours(), *_to_float()])
     raise ValueError(f"expected task of detect, classify, segment, got {task!r}")

@@ -97,9 +97,13 @@ class CocoEvaluator:
 
     Args:
         classes: Names, in the order of the labels.
+
+    Raises:
+        UserError: If faster-coco-eval is not installed.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
+        _library()
         self.classes = tuple(classes)
         self._images: dict[ImageId, _Image] = {}
 
@@ -122,24 +126,16 @@ class CocoEvaluator:
                 add_image(self._images, key, image)
 
     def compute(self) -> CocoMetrics:
-        """The metrics of all images so far.
-
-        Raises:
-            UserError: If faster-coco-eval is not installed.
-        """
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster
-        except ImportError as error:
-            raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
-        images = in_order(self._images)
-        truth = COCO(
+        """The metrics of all images so far."""
+        library, images = _library(), in_order(self._images)
+        truth = library.COCO(
             {
                 "images": [{"id": number} for number in range(max(len(images), 1))],
                 "categories": [{"id": number, "name": name} for number, name in enumerate(self.classes)],
                 "annotations": _objects(images),
             }
         )
-        evaluation = COCOeval_faster(truth, truth.loadRes(_results(images)), iouType="bbox")
+        evaluation = library.COCOeval_faster(truth, truth.loadRes(_results(images)), iouType="bbox")
         evaluation.run()
         precision = evaluation.eval["precision"][..., -1]
         return self._metrics(evaluation.stats, np.where(precision < 0, math.nan, precision), images)
@@ -165,6 +161,14 @@ class CocoEvaluator:
             precision,
             (len(truth), *map(int, sizes)),
         )
+
+
+def _library() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
+    return faster_coco_eval
 
 
 def _objects(images: list[_Image]) -> list[dict[str, Any]]:

@@ -52,7 +52,8 @@ class DetectionEvaluator(Protocol):
     def merge(self, others: Iterable[Any]) -> None:
         """Adds what other evaluators of this kind counted, from other processes say."""
 
-    def compute(self) -> Metrics: ...
+    def compute(self) -> Metrics:
+        """The metrics of all images so far."""
 
 
 def add_image(images: dict[ImageId, Value], image_id: ImageId, value: Value) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._errors import UserError
-from ..drawing import PALETTE
+from ..drawing import colour
 from .coco_ap import AREA_LIMITS, AREAS, RECALLS, CocoMetrics
 from .confusion import ClassificationMetrics, SegmentationMetrics
 from .metrics import Array, Metrics, mean, shown
@@ -26,6 +26,7 @@ _STYLE: Any = {
     "figure.constrained_layout.use": True,
     "font.size": 9.5,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes are names
     "axes.edgecolor": PEER,
     "axes.labelcolor": MUTED,
     "axes.titlesize": 11,
@@ -56,6 +57,7 @@ class Plot(NamedTuple):
 class Curve(NamedTuple):
     """Precision over recall, of a class."""
 
+    label: int
     name: str
     ap: float
     recall: Array
@@ -108,13 +110,14 @@ def _coco_curves(metrics: CocoMetrics) -> Plot:
 
 
 def _coco_panel(names: Sequence[str], precision: Array) -> list[Curve]:
-    return [Curve(name, mean(column), RECALLS, column) for name, column in zip(names, precision.T, strict=True)]
+    numbered = enumerate(zip(names, precision.T, strict=True))
+    return [Curve(label, name, mean(column), RECALLS, column) for label, (name, column) in numbered]
 
 
 def _voc_curves(metrics: VocMetrics) -> Plot:
     sheet = _sheet(6.4, 4.6)
     axes = sheet.subplots()
-    curves = [Curve(one.name, one.ap, one.recall, one.precision) for one in metrics.classes if len(one.recall)]
+    curves = [Curve(label, one.name, one.ap, one.recall, one.precision) for label, one in enumerate(metrics.classes)]
     _draw_curves(axes, curves, "AP")
     return _plot("precision_recall", "Precision and recall", sheet)
 
@@ -123,10 +126,10 @@ def _draw_curves(axes: "Axes", curves: list[Curve], measure: str) -> None:
     """Each class in its colour; of many, all in grey. Their mean in black where all have the same recalls."""
     curves = [curve for curve in curves if not math.isnan(curve.ap)]
     few = len(curves) <= FEW
-    for number, curve in enumerate(curves):
-        shade = _hex(number) if few else PEER
-        label = f"{curve.name}  {shown(curve.ap)}" if few else None
-        axes.plot(curve.recall, curve.precision, color=shade, linewidth=1.8 if few else 0.6, label=label)
+    for curve in curves:
+        shade = _hex(curve.label) if few else PEER
+        text = f"{curve.name}  {shown(curve.ap)}" if few else None
+        axes.plot(curve.recall, curve.precision, color=shade, linewidth=1.8 if few else 0.6, label=text)
     if len(curves) > 1 and all(curve.recall is RECALLS for curve in curves):
         average = np.mean([curve.precision for curve in curves], axis=0)
         label = f"mean of {len(curves)}  {shown(mean([curve.ap for curve in curves]))}"
@@ -216,5 +219,5 @@ def _plot(name: str, caption: str, sheet: "Sheet") -> Plot:
     return Plot(name, caption, buffer.getvalue(), round(sheet.get_figwidth() * 90))
 
 
-def _hex(number: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
+def _hex(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour(label))

@@ -66,15 +66,18 @@ def write(folder: Path, metrics: Metrics, facts: Mapping[str, str], *, with_plot
     numbers = {name: None if math.isnan(value) else value for name, value in metrics.as_dict().items()}
     name, _ = metrics.main
     content = json.dumps({"main": name, "metrics": numbers, "about": dict(facts)}, indent=1, ensure_ascii=False)
-    files = {"metrics.json": f"{content}\n".encode()}
+    files = [_written(folder / "metrics.json", f"{content}\n".encode())]
     if with_plots:
         drawn = plots(metrics)
-        files |= {f"{plot.name}.png": plot.png for plot in drawn}
-        files["report.html"] = page(metrics, facts, drawn).encode()
-    for file, data in files.items():
-        with replacing(folder / file) as temporary:
-            temporary.write_bytes(data)
-    return [folder / file for file in files]
+        files += [_written(folder / f"{plot.name}.png", plot.png) for plot in drawn]
+        files.append(_written(folder / "report.html", page(metrics, facts, drawn).encode()))
+    return files
+
+
+def _written(path: Path, content: bytes) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
 
 
 def page(metrics: Metrics, facts: Mapping[str, str], drawn: list[Plot]) -> str:

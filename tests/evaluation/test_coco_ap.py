@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from shared_data import shared_data
 
 pytest.importorskip("faster_coco_eval")
 
+from detops._errors import UserError
 from detops.evaluation import CocoEvaluator, CocoMetrics
 
 BOX = [10.0, 10.0, 50.0, 50.0]
@@ -115,6 +117,12 @@ def test_refuses_an_image_twice_and_unknown_labels() -> None:
         evaluator.merge([other])
     with pytest.raises(ValueError, match="labels from 0 to 1, got 2 to 2"):
         evaluator.update(target(2, [BOX], [2]), NONE)
+
+
+def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UserError, match=r"need faster-coco-eval: pip install \"detops\[training\]\""):
+        CocoEvaluator("ab")
 
 
 def test_numbers_of_pycocotools() -> None:
