@@ -108,6 +108,11 @@ def label_map(labels: Tensor) -> "Image.Image":
     return picture
 
 
+def picture(image: Tensor) -> "Image.Image":
+    """An image, (3, H, W) uint8, as Pillow has it."""
+    return _canvas(_pixels(image))[0]
+
+
 def draw_class(image: Tensor, text: str) -> "Image.Image":
     """An image with a line of text in its corner, such as its class and how sure that is."""
     picture, draw = _canvas(_pixels(image))

@@ -123,6 +123,16 @@ def test_files_folders_and_patterns(predict):
         assert pixels_of(Path("out/pictures") / path).shape == (30, 40, 3)
 
 
+def test_scenes_of_the_embedded_data(predict):
+    pytest.importorskip("sklearn")
+    status, _, err = predict("digits:size=64,length=10")
+    assert (status, err) == (0, "")
+    names = [f"{i:02}.png" for i in range(2)]
+    for folder in ("scenes", "pictures"):
+        assert sorted(path.name for path in Path("out", folder).iterdir()) == names
+    assert [image["file_name"] for image in read("images.json")] == [f"out/scenes/{name}" for name in names]
+
+
 def test_again_into_a_folder_within_the_images(weights, tmp_path):
     picture(tmp_path / "x.png")
     for _ in range(2):

@@ -45,7 +45,12 @@ def add_predict(commands: Commands) -> None:
         "of a segmenter, class numbers as PNG. Exit status 1 if an image could not be read.",
     )
     parser.set_defaults(module="detops.commands.predict")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns such as 'photos/*.jpg'")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders, patterns such as 'photos/*.jpg', or the embedded digits",
+    )
     _add_model(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
     parser.add_argument(

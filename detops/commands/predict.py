@@ -9,6 +9,7 @@
   could not be read, an "error" in place of the size.
 - pictures/: the images with what was found drawn in.
 - labels/: of a segmenter, PNG files whose pixels are class numbers.
+- scenes/: the first images to validate with of the embedded data, if these were asked for.
 """
 
 import argparse
@@ -30,15 +31,17 @@ from . import parts
 if TYPE_CHECKING:
     from PIL import Image
 
+_EMBEDDED, _NUM_SCENES = "digits", 16
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 def main(options: argparse.Namespace) -> int:
     """Runs the command."""
     device = parts.device(options.device, "predict")
-    files = find_images(options.images, Path(options.out))
     model, config = parts.load_model(options.weights, device)
-    writer = Writer(parts.output_folder(options.out, "predict"), files, config, not options.no_pictures)
+    folder = parts.output_folder(options.out, "predict")
+    files = find_images([_drawn(image, folder, config.task) for image in options.images], folder)
+    writer = Writer(folder, files, config, not options.no_pictures)
     try:
         with parts.progress("predicting", len(files)) as advance:
             predict_files(model, files, writer, options.batch_size, options.score_threshold, advance)
@@ -48,6 +51,19 @@ def main(options: argparse.Namespace) -> int:
     for error in writer.errors:
         print(f"detops: {error}", file=sys.stderr)
     return 1 if writer.errors else 0
+
+
+def _drawn(argument: str, folder: Path, task: str) -> str:
+    """A pattern of scenes of the embedded data if these were asked for, else the argument itself."""
+    if argument.partition(":")[0] != _EMBEDDED or Path(argument).exists():
+        return argument
+    from .. import data
+    from ..drawing import picture
+
+    scenes = data.open(argument, "val", task=task)
+    for i in range(min(_NUM_SCENES, len(scenes))):
+        _save(folder / "scenes" / f"{i:02}.png", picture(scenes[i][0]))
+    return glob.escape(str(folder / "scenes")) + "/*.png"
 
 
 def find_images(arguments: Sequence[str], out: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _OF_THE_MACHINE = ("num_workers", "device", "devices")  # what may differ when a training goes on
 _OPTIONS = [field.name for field in dataclasses.fields(TrainingOptions)]
 _NOT_WITH_RESUME = (
-    "task", "detector", "backbone", "neck_channels", "weights", "pretrained_backbone", "frozen_batch_norm",
+    "task", "detector", "backbone", "neck_channels", "option", "weights", "pretrained_backbone", "frozen_batch_norm",
     "auto_anchors", "out",
 )  # fmt: skip
 
@@ -111,7 +112,7 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint:
 
 def _given(options: argparse.Namespace, name: str) -> bool:
     value = getattr(options, name)
-    return value is not None and value is not False
+    return value not in (None, False, [])
 
 
 def _resumed(options: argparse.Namespace, checkpoint: Checkpoint) -> Plan:
@@ -182,11 +183,22 @@ def _builder_options(
         found |= models.size_options(task, name, options.image_size)
     if options.backbone and task == "detect":
         found["backbone"] = options.backbone
+    found |= dict(map(_named_value, options.option))
     if options.neck_channels:
         found["neck_channels"] = options.neck_channels
     if options.frozen_batch_norm:
         found["frozen_batch_norm"] = True
     return found
+
+
+def _named_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name.isidentifier() and equals):
+        raise UserError(f"train: --option: expected NAME=VALUE, got {text}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        raise UserError(f"train: --option {name}: expected a JSON value, got {value}") from None
 
 
 def _loaders(

@@ -30,6 +30,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", choices=("detect", "classify", "segment"), help="(detect)")
     parser.add_argument("--detector", metavar="NAME", help="such as retinanet_resnet50_fpn")
     parser.add_argument("--backbone", metavar="NAME", help="any of timm's, or torchvision/NAME")
+    parser.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="another one of the model's builder, a JSON value: representation=256; may come several times",
+    )
     parser.add_argument("--neck-channels", type=int, metavar="N", help="of a detector's feature pyramid and head (256)")
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="pixels of the shorter side; of both for SSD and other tasks"
