@@ -24,8 +24,8 @@ NAMES = tuple("0123456789")
 SPLITS = ("train", "val")
 
 _TRAIN = 1347
-_SIZES = (64, 1024)  # of scenes; those of classification may be half as large
-_LENGTH = 2000  # and a fifth of it to validate
+_LENGTH = 2000
+_LIMITS = {"size": (32, 1024), "length": (1, 10**9)}
 
 
 class _Composed(Dataset):
@@ -158,15 +158,13 @@ def open_digits(
 
 
 def _options(text: str) -> dict[str, int]:
-    least = {"size": _SIZES[0] // 2, "length": 1}
-    most = {"size": _SIZES[1], "length": 10**9}
     options = {}
     for part in filter(None, text.split(",")):
         name, _, value = part.partition("=")
-        if name not in least or not value.isdecimal() or not least[name] <= int(value) <= most[name]:
-            raise UserError(
-                f"expected options size={least['size']}…{most['size']} and length=1… of digits, got {part!r}"
-            )
+        least, most = _LIMITS.get(name, (1, 0))
+        if not value.isdecimal() or not least <= int(value) <= most:
+            limits = " and ".join(f"{name}={least}…{most}" for name, (least, most) in _LIMITS.items())
+            raise UserError(f"expected options {limits} of digits, got {part!r}")
         options[name] = int(value)
     return options
 

@@ -15,6 +15,7 @@ Array = NDArray[Any]
 
 _OPAQUE = 256  # of an ink's opacity: 256 hides what is below
 _INK = 128  # the opacity from which a pixel belongs to the digit
+_HIDDEN = 0.25  # the part of a digit's box that others may share
 _ONE = 1 << 16  # a source pixel, in the fixed-point coordinates of `_drawn`
 _GRID = 5  # colours in each direction that a background blends
 
@@ -46,6 +47,7 @@ def layout(
         most: Digits.
     """
     digits: list[Digit] = []
+    hidden: list[float] = []  # of each digit's box the part that later ones share, at most
     for _ in range(rng.integers(1, most + 1)):
         which = int(rng.integers(len(sources)))
         ratio = (heights[1] / heights[0]) ** (int(rng.integers(33)) / 32)
@@ -53,8 +55,9 @@ def layout(
         h, w = opacity.shape
         for top, left in rng.integers(0, (size - h + 1, size - w + 1), (12, 2)).tolist():
             digit = Digit(opacity, top, left, int(labels[which]))
-            if all(_overlap(digit.box, other.box) < 0.2 for other in digits):
-                digits.append(digit)
+            hidden_now = [part + _overlap(digit.box, other.box) for part, other in zip(hidden, digits, strict=True)]
+            if all(part < _HIDDEN for part in hidden_now):
+                digits, hidden = [*digits, digit], [*hidden_now, 0.0]
                 break
     return digits
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 WritePicture = Callable[..., Path]
 
@@ -13,6 +12,7 @@ WritePicture = Callable[..., Path]
 @pytest.fixture
 def write_picture() -> WritePicture:
     """Writes a picture of height x width whose pixel at row y, column x is (y, x, 7), as far as its mode can say so."""
+    from PIL import Image
 
     def write(path: Path, height: int = 20, width: int = 30, mode: str = "RGB", **options: object) -> Path:
         rows, columns = np.mgrid[:height, :width]

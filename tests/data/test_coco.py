@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
 import torch
 
 from detops import data

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
 import torch
 from PIL import Image
 

@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
 import torch
 from torchvision import tv_tensors
 
@@ -68,7 +71,7 @@ def test_workers_change_nothing() -> None:
 
 
 def test_epochs_and_seeds_differ() -> None:
-    assert len({str(targets(Numbers(20), epoch=e, seed=s)) for e in range(3) for s in range(3)}) == 9
+    assert len({str(images_of(Numbers(20), epoch=e, seed=s)) for e in range(3) for s in range(3)}) == 9
     order = sorted(i for batch in images_of(Numbers(21)) for i in batch)
     assert order == list(range(21))  # each once
     (changed,) = {value for batch in targets(Numbers(21), epoch=0) for i, value in batch if i == 4}

@@ -3,6 +3,9 @@
 from collections import Counter
 
 import pytest
+
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
 import torch
 from shared_data import shared_data
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors

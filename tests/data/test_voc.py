@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torchvision", reason="data sets are read with torchvision")
+
+
 from detops import data
 from detops._errors import UserError
 
