@@ -74,7 +74,7 @@ def draw_detections(
         _draw_box(draw, corners[index], colour(int(labels[index])), width)
     for index in order:  # tags after all boxes, so that no line crosses a name
         label = int(labels[index])
-        text = classes[label] if scores is None else f"{classes[label]} {float(scores[index]):.2f}"
+        text = classes[label] if scores is None else f"{classes[label]} {float(scores[index]):.0%}"
         _draw_tag(draw, picture.size, corners[index], text, colour(label), width, font)
     return picture
 

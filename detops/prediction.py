@@ -79,7 +79,7 @@ def draw(task: str, image: Tensor, found: Any, classes: Sequence[str]) -> Any:
         return drawing.draw_detections(image, found["boxes"], found["labels"], found["scores"], classes)
     if task == "classify":
         best = int(found.argmax())
-        return drawing.draw_class(image, f"{classes[best]} {float(found[best]):.2f}")
+        return drawing.draw_class(image, f"{classes[best]} {float(found[best]):.0%}")
     return drawing.draw_segmentation(image, found, classes)
 
 

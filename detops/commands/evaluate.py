@@ -1,6 +1,7 @@
 """``detops evaluate``."""
 
 import argparse
+import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,8 @@ def evaluate(
 def _check(options: argparse.Namespace) -> None:
     if options.plots and not options.out:
         raise UserError("evaluate: --plots: expected --out DIR, where to write them")
+    if options.plots and importlib.util.find_spec("matplotlib") is None:  # said now, not after the evaluation
+        raise UserError('evaluate: --plots needs matplotlib: pip install "detops[training]"')
 
 
 def _evaluator(config: ModelConfig, metric: str | None) -> Any:
@@ -114,5 +117,4 @@ def _show(metrics: Metrics) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.rich_table(metrics))
-    overall = [f"{name} {shown(value)}" for name, value in metrics.as_dict().items() if "/" not in name]
-    console.print("  ".join(overall), highlight=False)
+    print("  ".join(f"{name} {shown(value)}" for name, value in report.overall(metrics).items()))

@@ -58,7 +58,7 @@ def output_folder(path: str, command: str) -> Path:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr; gives what moves it on.
+    """A progress bar on stderr, if that is a terminal; gives what moves it on.
 
     Raises:
         UserError: If rich is not installed.
@@ -69,6 +69,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     except ImportError as error:
         raise UserError('progress bars need rich: pip install "detops[training]"') from error
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda number: bar.advance(task, number)

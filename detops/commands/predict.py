@@ -1,4 +1,15 @@
-"""``detops predict``."""
+"""``detops predict``: what a model finds in picture files, written into a folder.
+
+- predictions.json: a list in COCO's format of results, with two names beside the numbers. Of a detector a line for each
+  detection: ``{"image_id": 1, "file_name": "in/a.jpg", "category_id": 0, "category_name": "cat", "bbox": [left, top,
+  width, height], "score": 0.93}``; pixels count as the file stores them, categories from 0 as in the model's file. Of a
+  classifier a line for each image, with the "scores" of all classes; of a segmenter one with the number of "pixels" of
+  each class and the file of "labels".
+- images.json: a list of all images: ``{"id": 1, "file_name": "in/a.jpg", "height": 480, "width": 640}``; where a file
+  could not be read, an "error" in place of the size.
+- pictures/: the images with what was found drawn in.
+- labels/: of a segmenter, PNG files whose pixels are class numbers.
+"""
 
 import argparse
 import glob
@@ -175,7 +186,7 @@ class Writer:
         objects = f"{len(self._predictions)} objects in " if self.config.task == "detect" else ""
         failed = f", {len(self.errors)} could not be read" if self.errors else ""
         pictures = f", {self.folder / 'pictures'}" if self._pictures and done else ""
-        return f"{objects}{done} images{failed}: {self.folder / 'predictions.json'}{pictures}"
+        return f"{objects}{done} image{'s' * (done != 1)}{failed}: {self.folder / 'predictions.json'}{pictures}"
 
 
 def _save(path: Path, picture: "Image.Image") -> None:

@@ -50,6 +50,7 @@ class _Composed(Dataset):
         self.classes: tuple[str, ...] = NAMES
         self.split, self.size, self.seed = split, size, seed
         self.length = length if split == "train" else max(length // 5, 1)
+        self._sources, self._labels = _sources(split)
 
     def __len__(self) -> int:
         return self.length
@@ -63,9 +64,8 @@ class _Composed(Dataset):
         return tv_tensors.Image(torch.from_numpy(image)), digits
 
     def _layout(self, index: int) -> list[Digit]:
-        sources, labels = _sources(self.split)
         heights = (max(self.size // 12, 12), max(self.size * 2 // 5, 13))
-        return scenes.layout(self._rng(index, 0), sources, labels, self.size, heights, most=9)
+        return scenes.layout(self._rng(index, 0), self._sources, self._labels, self.size, heights, most=9)
 
     def _clutter(self) -> int:
         return 12
@@ -128,9 +128,8 @@ class DigitImages(_Composed):
         return image, digits[0].label
 
     def _layout(self, index: int) -> list[Digit]:
-        sources, labels = _sources(self.split)
         heights = (self.size * 5 // 10, self.size * 8 // 10)
-        return scenes.layout(self._rng(index, 0), sources, labels, self.size, heights, most=1)
+        return scenes.layout(self._rng(index, 0), self._sources, self._labels, self.size, heights, most=1)
 
     def _clutter(self) -> int:
         return 4

@@ -4,6 +4,8 @@ The pixels are those that the file stores: an EXIF orientation is not applied, a
 stored rows and columns.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from .problems import ReadError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-_DEEP = ("I;16", "I;16B", "I;16L", "I;16N")  # PIL's greys of 16 bits, which its convert() cuts off at 255
+_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # greys of 16 bits, which PIL's convert() cuts off at 255
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -37,8 +39,8 @@ def read(path: Path) -> tv_tensors.Image:
     Raises:
         ReadError: If there is no such file, or no whole picture in it.
     """
-    with _opened(path) as image:
-        pixels = np.array(_decoded(path, image))
+    with _opened(path) as image, _complaining(path):
+        pixels = np.array(_rgb(image))
     return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
@@ -49,10 +51,10 @@ def read_labels(path: Path) -> Tensor:
         ReadError: If there is no such file, no whole picture in it, or one of colours.
     """
     with _opened(path) as image:
-        if image.mode not in ("1", "L", "P", "I", *_DEEP):
+        if image.mode not in ("1", "L", "P", *_DEEP):
             raise ReadError(path, f"expected a number for each pixel (grey or palette), got a picture of {image.mode}")
-        _load(path, image)
-        return torch.from_numpy(np.array(image).astype(np.int64))
+        with _complaining(path):
+            return torch.from_numpy(np.array(image).astype(np.int64))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -64,19 +66,19 @@ def _opened(path: Path) -> Image.Image:
         raise ReadError(path, f"not a picture ({_reason(error)})") from error
 
 
-def _load(path: Path, image: Image.Image) -> None:
+@contextmanager
+def _complaining(path: Path) -> Iterator[None]:
     try:
-        image.load()
+        yield
     except Exception as error:  # as above
         raise ReadError(path, f"broken picture ({_reason(error)})") from error
 
 
-def _decoded(path: Path, image: Image.Image) -> Image.Image:
-    _load(path, image)
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode in _DEEP:
-        return Image.fromarray((np.array(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.array(image) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")

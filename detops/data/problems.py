@@ -78,5 +78,8 @@ class ReadError(UserError):
     """A file of a data set that cannot be read, though it was found when the data set was opened."""
 
     def __init__(self, where: object, what: str) -> None:
-        super().__init__(f"{where}: {what}")
+        super().__init__(str(where), what)
         self.problem = Problem(str(where), what)
+
+    def __str__(self) -> str:
+        return str(self.problem)

@@ -11,7 +11,20 @@ from torch import Tensor
 from .._errors import UserError
 from .metrics import Array, ImageId, Table, add_image, array, flags, image_id, in_order, labels, mean, shown
 
-NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+MEANINGS = {
+    "AP": "mean over IoU 0.5, 0.55, …, 0.95",
+    "AP50": "IoU of at least 0.5",
+    "AP75": "IoU of at least 0.75",
+    "APs": "small objects, up to 32² pixels",
+    "APm": "medium objects, up to 96²",
+    "APl": "large objects",
+    "AR1": "recall, 1 detection per image",
+    "AR10": "recall, 10 per image",
+    "AR100": "recall, 100 per image",
+    "ARs": "recall, small objects",
+    "ARm": "recall, medium objects",
+    "ARl": "recall, large objects",
+}
 AREAS = ("all", "small", "medium", "large")  # objects of up to 32², of up to 96², of more pixels
 AREA_LIMITS = (32**2, 96**2)
 RECALLS = np.linspace(0, 1, 101)
@@ -33,8 +46,7 @@ class CocoMetrics:
     """COCO's numbers.
 
     Attributes:
-        summary: The twelve of https://cocodataset.org/#detection-eval by name: AP, AP50, AP75; APs, APm, APl of small,
-            medium and large objects; AR1, AR10, AR100 with so many detections per image; ARs, ARm, ARl.
+        summary: The twelve of https://cocodataset.org/#detection-eval by name, see ``MEANINGS``.
         classes: Class by class.
         precision: (10, 101, C, 4): at each IoU threshold and recall (``RECALLS``), of each class, of objects of each
             size (``AREAS``), with at most 100 detections per image; NaN where there are no objects.
@@ -85,9 +97,13 @@ class CocoEvaluator:
 
     Args:
         classes: Names, in the order of the labels.
+
+    Raises:
+        UserError: If faster-coco-eval is not installed.
     """
 
     def __init__(self, classes: Sequence[str]) -> None:
+        _library()
         self.classes = tuple(classes)
         self._images: dict[ImageId, _Image] = {}
 
@@ -110,24 +126,16 @@ class CocoEvaluator:
                 add_image(self._images, key, image)
 
     def compute(self) -> CocoMetrics:
-        """The metrics of all images so far.
-
-        Raises:
-            UserError: If faster-coco-eval is not installed.
-        """
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
-        images = in_order(self._images)
-        truth = COCO(
+        """The metrics of all images so far."""
+        library, images = _library(), in_order(self._images)
+        truth = library.COCO(
             {
                 "images": [{"id": number} for number in range(max(len(images), 1))],
                 "categories": [{"id": number, "name": name} for number, name in enumerate(self.classes)],
                 "annotations": _objects(images),
             }
         )
-        evaluation = COCOeval_faster(truth, truth.loadRes(_results(images)), iouType="bbox")
+        evaluation = library.COCOeval_faster(truth, truth.loadRes(_results(images)), iouType="bbox")
         evaluation.run()
         precision = evaluation.eval["precision"][..., -1]
         return self._metrics(evaluation.stats, np.where(precision < 0, math.nan, precision), images)
@@ -148,11 +156,19 @@ class CocoEvaluator:
         )
         sizes = np.bincount(np.searchsorted(AREA_LIMITS, areas), minlength=len(AREA_LIMITS) + 1)
         return CocoMetrics(
-            {name: float(value) if value >= 0 else math.nan for name, value in zip(NAMES, stats, strict=True)},
+            {name: float(value) if value >= 0 else math.nan for name, value in zip(MEANINGS, stats, strict=True)},
             classes,
             precision,
             (len(truth), *map(int, sizes)),
         )
+
+
+def _library() -> Any:
+    try:
+        import faster_coco_eval
+    except ImportError as error:
+        raise UserError('COCO metrics need faster-coco-eval: pip install "detops[training]"') from error
+    return faster_coco_eval
 
 
 def _objects(images: list[_Image]) -> list[dict[str, Any]]:

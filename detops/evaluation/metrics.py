@@ -28,7 +28,7 @@ class Metrics(Protocol):
         """Name and value of the number that "best" means."""
 
     def as_dict(self) -> dict[str, float]:
-        """All numbers by name."""
+        """All numbers by name; those of one class are named "AP/cat"."""
 
     def table(self) -> Table:
         """A line for each class, and one for all."""
@@ -52,7 +52,8 @@ class DetectionEvaluator(Protocol):
     def merge(self, others: Iterable[Any]) -> None:
         """Adds what other evaluators of this kind counted, from other processes say."""
 
-    def compute(self) -> Metrics: ...
+    def compute(self) -> Metrics:
+        """The metrics of all images so far."""
 
 
 def add_image(images: dict[ImageId, Value], image_id: ImageId, value: Value) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .._errors import UserError
-from ..drawing import PALETTE
+from ..drawing import colour
 from .coco_ap import AREA_LIMITS, AREAS, RECALLS, CocoMetrics
 from .confusion import ClassificationMetrics, SegmentationMetrics
 from .metrics import Array, Metrics, mean, shown
@@ -26,6 +26,7 @@ _STYLE: Any = {
     "figure.constrained_layout.use": True,
     "font.size": 9.5,
     "text.color": INK,
+    "text.parse_math": False,  # names of classes are names
     "axes.edgecolor": PEER,
     "axes.labelcolor": MUTED,
     "axes.titlesize": 11,
@@ -50,11 +51,13 @@ class Plot(NamedTuple):
     name: str  # of its file, without .png
     caption: str
     png: bytes
+    width: int  # in pixels of a page
 
 
 class Curve(NamedTuple):
     """Precision over recall, of a class."""
 
+    label: int
     name: str
     ap: float
     recall: Array
@@ -103,29 +106,30 @@ def _coco_curves(metrics: CocoMetrics) -> Plot:
     left.set_title("IoU of at least 0.5")
     right.set_title("mean over IoU 0.5, 0.55, …, 0.95")
     right.set_ylabel("")
-    return Plot("precision_recall", "Precision and recall", _png(sheet))
+    return _plot("precision_recall", "Precision and recall", sheet)
 
 
 def _coco_panel(names: Sequence[str], precision: Array) -> list[Curve]:
-    return [Curve(name, mean(column), RECALLS, column) for name, column in zip(names, precision.T, strict=True)]
+    numbered = enumerate(zip(names, precision.T, strict=True))
+    return [Curve(label, name, mean(column), RECALLS, column) for label, (name, column) in numbered]
 
 
 def _voc_curves(metrics: VocMetrics) -> Plot:
     sheet = _sheet(6.4, 4.6)
     axes = sheet.subplots()
-    curves = [Curve(one.name, one.ap, one.recall, one.precision) for one in metrics.classes if len(one.recall)]
+    curves = [Curve(label, one.name, one.ap, one.recall, one.precision) for label, one in enumerate(metrics.classes)]
     _draw_curves(axes, curves, "AP")
-    return Plot("precision_recall", "Precision and recall", _png(sheet))
+    return _plot("precision_recall", "Precision and recall", sheet)
 
 
 def _draw_curves(axes: "Axes", curves: list[Curve], measure: str) -> None:
     """Each class in its colour; of many, all in grey. Their mean in black where all have the same recalls."""
     curves = [curve for curve in curves if not math.isnan(curve.ap)]
     few = len(curves) <= FEW
-    for number, curve in enumerate(curves):
-        shade = _hex(number) if few else PEER
-        label = f"{curve.name}  {shown(curve.ap)}" if few else None
-        axes.plot(curve.recall, curve.precision, color=shade, linewidth=1.8 if few else 0.6, label=label)
+    for curve in curves:
+        shade = _hex(curve.label) if few else PEER
+        text = f"{curve.name}  {shown(curve.ap)}" if few else None
+        axes.plot(curve.recall, curve.precision, color=shade, linewidth=1.8 if few else 0.6, label=text)
     if len(curves) > 1 and all(curve.recall is RECALLS for curve in curves):
         average = np.mean([curve.precision for curve in curves], axis=0)
         label = f"mean of {len(curves)}  {shown(mean([curve.ap for curve in curves]))}"
@@ -159,7 +163,7 @@ def _coco_sizes(metrics: CocoMetrics) -> Plot:
     axes.set(ylim=(0, 1.08))
     axes.grid(visible=False, axis="x")
     axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, 1.12), borderaxespad=0, handlelength=1)
-    return Plot("ap_by_size", "AP by the size of the objects", _png(sheet))
+    return _plot("ap_by_size", "AP by the size of the objects", sheet)
 
 
 def _coco_classes(metrics: CocoMetrics) -> Plot:
@@ -178,7 +182,7 @@ def _coco_classes(metrics: CocoMetrics) -> Plot:
     axes.set(xlim=(0, 1.22), ylim=(-0.6, len(results) - 0.4), xticks=np.linspace(0, 1, 6))
     axes.grid(visible=False, axis="y")
     axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, handlelength=1)
-    return Plot("ap_by_class", "AP by class, and the number of objects", _png(sheet))
+    return _plot("ap_by_class", "AP by class, and the number of objects", sheet)
 
 
 def _confusion(classes: Sequence[str], confusion: Array, what: str) -> Plot:
@@ -200,7 +204,7 @@ def _confusion(classes: Sequence[str], confusion: Array, what: str) -> Plot:
     axes.set(xlabel="taken for", ylabel="class")
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-    return Plot("confusion", f"What {what} of each class were taken for", _png(sheet))
+    return _plot("confusion", f"What {what} of each class were taken for", sheet)
 
 
 def _sheet(width: float, height: float) -> "Sheet":
@@ -209,11 +213,11 @@ def _sheet(width: float, height: float) -> "Sheet":
     return Figure(figsize=(width, height))
 
 
-def _png(sheet: Any) -> bytes:
+def _plot(name: str, caption: str, sheet: "Sheet") -> Plot:
     buffer = io.BytesIO()
     sheet.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return Plot(name, caption, buffer.getvalue(), round(sheet.get_figwidth() * 90))
 
 
-def _hex(number: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*PALETTE[number % len(PALETTE)])
+def _hex(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour(label))

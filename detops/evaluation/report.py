@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .._errors import UserError
 from .._page import document, section, tiles
 from ..model_file import replacing
+from .coco_ap import MEANINGS
 from .metrics import Metrics, Table, shown
 from .plots import Plot, plots
 
@@ -42,6 +43,11 @@ def rich_table(metrics: Metrics) -> "RichTable":
     return table
 
 
+def overall(metrics: Metrics) -> dict[str, float]:
+    """The numbers that are not of one class."""
+    return {name: value for name, value in metrics.as_dict().items() if "/" not in name}
+
+
 def write(folder: Path, metrics: Metrics, facts: Mapping[str, str], *, with_plots: bool) -> list[Path]:
     """Writes metrics.json and, with plots, these as PNG and a page, report.html, that has them in it.
 
@@ -60,26 +66,27 @@ def write(folder: Path, metrics: Metrics, facts: Mapping[str, str], *, with_plot
     numbers = {name: None if math.isnan(value) else value for name, value in metrics.as_dict().items()}
     name, _ = metrics.main
     content = json.dumps({"main": name, "metrics": numbers, "about": dict(facts)}, indent=1, ensure_ascii=False)
-    files = {"metrics.json": f"{content}\n".encode()}
+    files = [_written(folder / "metrics.json", f"{content}\n".encode())]
     if with_plots:
         drawn = plots(metrics)
-        files |= {f"{plot.name}.png": plot.png for plot in drawn}
-        files["report.html"] = page(metrics, facts, drawn).encode()
-    for file, data in files.items():
-        with replacing(folder / file) as temporary:
-            temporary.write_bytes(data)
-    return [folder / file for file in files]
+        files += [_written(folder / f"{plot.name}.png", plot.png) for plot in drawn]
+        files.append(_written(folder / "report.html", page(metrics, facts, drawn).encode()))
+    return files
+
+
+def _written(path: Path, content: bytes) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
 
 
 def page(metrics: Metrics, facts: Mapping[str, str], drawn: list[Plot]) -> str:
     """One self-contained HTML page."""
     title = "Evaluation"
     line = " · ".join(escape(value) for value in facts.values())
-    classes = {f"/{row[0]}" for row in metrics.table().rows}
-    overall = {k: v for k, v in metrics.as_dict().items() if not any(k.endswith(name) for name in classes)}
     body = [
         f"<header><h1>{title}</h1><p>{line}</p></header>",
-        tiles([(name, shown(value), "") for name, value in overall.items()]),
+        tiles([(name, shown(value), MEANINGS.get(name, "")) for name, value in overall(metrics).items()]),
         section("Class by class", "A dash: nothing to count.", _html_table(metrics.table())),
     ]
     body += [section(plot.caption, "", _image(plot)) for plot in drawn]
@@ -100,5 +107,6 @@ def _html_table(table: Table) -> str:
 
 def _image(plot: Plot) -> str:
     data = base64.b64encode(plot.png).decode()
-    style = "width: 100%; max-width: 900px; border-radius: 10px; background: #fff; padding: 12px"
-    return f'<img alt="{escape(plot.caption)}" style="{style}" src="data:image/png;base64,{data}">'
+    style = "max-width: 100%; border-radius: 10px; background: #fff; padding: 12px"
+    about = f'alt="{escape(plot.caption)}" width="{plot.width}" style="{style}"'
+    return f'<img {about} src="data:image/png;base64,{data}">'
