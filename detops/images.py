@@ -39,7 +39,8 @@ class ImageTransform(nn.Module):
     ``max_size`` (https://arxiv.org/abs/1504.08083, section 3), or to ``fixed_size`` whatever its shape.
 
     Args:
-        min_size: Shorter side; of several, training draws one for each image, evaluation takes the last.
+        min_size: Shorter side; of several, training draws one for each image, evaluation takes the last. None: images
+            keep their size.
         max_size: Most pixels of the longer side.
         image_mean: Of each channel, for values in 0 to 1.
         image_std: Standard deviation of each channel.
@@ -49,7 +50,7 @@ class ImageTransform(nn.Module):
 
     def __init__(
         self,
-        min_size: int | Sequence[int] = 800,
+        min_size: int | Sequence[int] | None = 800,
         max_size: int = 1333,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
@@ -57,7 +58,7 @@ class ImageTransform(nn.Module):
         fixed_size: Size | None = None,
     ) -> None:
         super().__init__()
-        self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size)
+        self.min_size = (min_size,) if isinstance(min_size, int) else tuple(min_size or ())
         self.max_size = max_size
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
         self.size_divisible = size_divisible
@@ -93,6 +94,8 @@ class ImageTransform(nn.Module):
     def _resize(self, image: Tensor) -> Tensor:
         size = self.fixed_size
         if size is None:
+            if not self.min_size:
+                return image
             scale = min(self._min_size() / min(_size(image)), self.max_size / max(_size(image)))
             size = (math.floor(image.shape[1] * scale), math.floor(image.shape[2] * scale))
             if 0 in size:

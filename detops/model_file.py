@@ -52,7 +52,13 @@ class ModelConfig:
             return detectors.build(
                 self.name, num_classes=detectors.num_classes(self.name, len(self.classes)), **options
             )
-        raise NotImplementedError(self.task)
+        if self.task == "classify":
+            from . import classifiers
+
+            return classifiers.build(self.name, len(self.classes), **options)
+        from . import segmenters
+
+        return segmenters.build(self.name, len(self.classes), **options)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

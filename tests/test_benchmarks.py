@@ -49,7 +49,13 @@ def test_quick_cases_agree(name):
         assert common.disagreement(case) == ""
 
 
-@pytest.mark.parametrize("name", common.modules())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name in ("compat", "detectors") else name
+        for name in common.modules()
+    ],
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_quick_cases_agree_in_other_dtypes(name, dtype):
     for case in common.modules()[name].cases(CPU, dtype):

@@ -91,28 +91,31 @@ DETOPS_HD EdgeGradient<V> differentiate(const MeanRegions<A>& regions, const Roi
   return result;
 }
 
-// output (K, 5) = the gradient of the regions. Kept channel by channel first, and then added up in their order.
-template <typename A, typename T, typename R>
-void differentiate_regions(const MeanRegions<A>& regions, const RoiEdges<A>& edges, double spatial_scale,
-                           const Maps<const T>& grad, const Maps<const T>& input, R* output) {
-  const int64_t bins = grad.height * grad.width, channels = grad.channels, most = regions.x_taps.most_pixels();
-  const Scratch<A> by_channel(grad.size * 4 * channels);
-  const Maps<A> edges_of{by_channel.get(), grad.size, channels, 1, 4, 4 * channels, 1, 4 * channels, channels};
-  visit_regions<A, T>(regions, input, workers_for(grad.size, channels, 2 * bins), 2 * most + bins,
+// edge_grads (K, C, 4) = the gradients of x1, y1, x2, y2 by each channel, in feature pixels.
+template <typename T, typename A>
+void differentiate_regions(const MeanRegions<A>& regions, const RoiEdges<A>& edges, const Maps<const T>& grad,
+                           const Maps<const T>& input, const Maps<A>& edge_grads) {
+  const int64_t bins = grad.height * grad.width, most = regions.x_taps.most_pixels();
+  visit_regions<A, T>(regions, input, workers_for(grad.size, grad.channels, 2 * bins), 2 * most + bins,
                       [&](int64_t roi, const auto& map, int64_t channel, int64_t count, auto* memory) DETOPS_INLINE {
                         using V = std::decay_t<decltype(*memory)>;
                         V* const grads = memory + 2 * most;
                         load_bins<V, T>(grad, roi, roi, channel, count, grads);
                         const EdgeGradient<V> gradient = differentiate<V>(regions, edges, roi, map, grads, memory);
                         const V values[] = {gradient.x1, gradient.y1, gradient.x2, gradient.y2};
-                        unpack_row<V, A>(edges_of, edges_of.at(roi, channel), count, 0, 4, values);
+                        unpack_row<V, A>(edge_grads, edge_grads.at(roi, channel), count, 0, 4, values);
                       });
-  for (int64_t k = 0; k < grad.size; ++k) {
+}
+
+// output (K, 5) = the gradient of the regions: the channels' added up in their order.
+template <typename R, typename A>
+void sum_channels(const Maps<A>& edge_grads, double spatial_scale, R* output) {
+  for (int64_t k = 0; k < edge_grads.size; ++k) {
     output[k * 5] = static_cast<R>(0.0f);
     for (int64_t edge = 0; edge < 4; ++edge) {
-      const A* from = by_channel.get() + (k * 4 + edge) * channels;
+      const A* from = edge_grads.at(k, 0) + edge * edge_grads.pixel_stride;
       double sum = 0;
-      for (int64_t c = 0; c < channels; ++c) sum += from[c];
+      for (int64_t c = 0; c < edge_grads.channels; ++c) sum += from[c];
       output[k * 5 + 1 + edge] = static_cast<R>(static_cast<acc_t<R>>(sum * spatial_scale));
     }
   }
@@ -170,9 +173,13 @@ Tensor prroi_pool_backward_rois(const Tensor& grad, const Tensor& input, const T
         [&] {
           const auto regions = mean_regions<A>(op, input, rois, grid, map);
           const RoiEdges<A> edges(op, rois, grid, map);
+          const int64_t num_rois = grads.size, channels = grads.channels;
+          const Scratch<A> memory(num_rois * 4 * channels);
+          const Maps<A> edge_grads{memory.get(), num_rois, channels, 1, 4, 4 * channels, 1, 4 * channels, channels};
+          differentiate_regions(regions, edges, grads, maps, edge_grads);
           dispatch_floating(op, rois, [&](auto rois_type) {
             using R = typename decltype(rois_type)::type;
-            differentiate_regions<A>(regions, edges, spatial_scale, grads, maps, mutable_data<R>(output));
+            sum_channels(edge_grads, spatial_scale, mutable_data<R>(output));
           });
         },
         [&](void* stream) {

@@ -149,6 +149,13 @@ MeanRegions<A> mean_regions(const char* op, const Tensor& features, const Tensor
   return mean_regions_in<A, double>(op, rois, grid, maps);
 }
 
+// The CPU's kernels, compiled once for all operators, in roi_means.cpp: output = the means, outputs = the gradient of
+// the features, from transposed taps.
+template <typename T>
+void pool_means_cpu(const MeanRegions<acc_t<T>>& regions, const Pyramid<const T>& features, const Maps<T>& output);
+template <typename T>
+void gather_means_cpu(const MeanRegions<acc_t<T>>& regions, const Maps<const T>& grad, const Pyramid<T>& outputs);
+
 // For CUDA; the memory still missing. Each bin shares at most two pixels with those before it.
 template <typename A, typename RoiGrid, int kMost>
 TapsTables<A> mean_tables(const Tensor& rois, const RoiGrid& grid, const ScaledMaps<kMost>& maps) {
@@ -183,7 +190,7 @@ void pool_means(const char* op, const Features& features, const Tensor& rois, co
         [&] {
           const auto regions = mean_regions<A>(op, output, rois, grid, maps);
           if (is_empty(output)) return;
-          pool_regions<A>(regions, maps_of<const T>(features), maps_of<T>(output));
+          pool_means_cpu<T>(regions, maps_of<const T>(features), maps_of<T>(output));
         },
         [&](void* stream) {
           check_tables(op, rois, maps);
@@ -209,7 +216,7 @@ void gather_means(const char* op, const Tensor& grad, const Tensor& rois, const 
           if (is_empty(outputs)) return;
           regions.y_taps = regions.y_taps.transposed();
           regions.x_taps = regions.x_taps.transposed();
-          backpropagate_regions<A>(regions, maps_of<const T>(grad), maps_of<T>(outputs));
+          gather_means_cpu<T>(regions, maps_of<const T>(grad), maps_of<T>(outputs));
         },
         [&](void* stream) {
           check_tables(op, rois, maps);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../math/roi.h"
 #include "roi_tables.h"
 
 namespace detops {
