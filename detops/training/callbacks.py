@@ -104,7 +104,8 @@ class Checkpoints(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TrainingModule) and module.metrics is not None
-        best = module.progress.judge(*module.metrics.main)
+        metric, value = module.metrics.main
+        best = module.progress.judge(metric, float(value))  # or a NumPy number, which checkpoints may not hold
         if best and trainer.is_global_zero:
             model_file.save(self.folder / BEST, module.predictor, module.config)
         self._save(trainer, module)

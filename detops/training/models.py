@@ -22,10 +22,10 @@ def size_options(task: str, name: str, image_size: int) -> dict[str, Any]:
     Args:
         task: "detect", "classify" or "segment".
         name: Of the detector.
-        image_size: Pixels: of SSD and of the other tasks both sides, of other detectors the shorter side.
+        image_size: Pixels: of SSD and classifiers both sides, else the shorter side.
     """
     if task != "detect":
-        return {"image_size": image_size}
+        return {"size": image_size}
     if name.startswith("ssd"):
         return {"size": [image_size, image_size]}
     return {"min_size": image_size, "max_size": round(image_size * _LONGER)}

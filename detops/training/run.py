@@ -125,7 +125,7 @@ def _devices(options: TrainingOptions) -> dict[str, Any]:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("train: --device cuda: expected a GPU that torch can use, found none")
-    accelerator = {"auto": "gpu" if torch.cuda.is_available() else "cpu", "cuda": "gpu"}.get(options.device, "cpu")
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
     devices, nodes = options.devices, 1
     if torch.distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
