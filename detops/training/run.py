@@ -130,6 +130,8 @@ def _devices(options: TrainingOptions) -> dict[str, Any]:
     if torch.distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if accelerator == "cpu" and options.precision == "16-mixed":
+        raise UserError("train: --precision 16-mixed: expected --device cuda; on the CPU there is bf16-mixed")
     if accelerator == "gpu" and devices > torch.cuda.device_count():
         raise UserError(f"train: --devices {devices}: expected that many GPUs, found {torch.cuda.device_count()}")
     if options.batch_size % (devices * nodes):

@@ -50,7 +50,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 class Interrupt(Callback):
     """Sends a signal at the beginning of a batch."""
 
-    def __init__(self, at: int, number: signal.Signals = signal.SIGINT) -> None:
+    def __init__(self, at: int, number: signal.Signals) -> None:
         self.at, self.number = at, number
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -58,13 +58,12 @@ class Interrupt(Callback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_resumes_mid_epoch_to_the_same_numbers(tmp_path: Path, number: signal.Signals) -> None:
-    """Augmented, averaged and accumulated: 2 epochs of 5 batches, stopped in the second, after its second batch."""
+def test_resumes_mid_epoch_to_the_same_numbers(tmp_path: Path) -> None:
+    """Averaged, clipped and accumulated: 2 epochs of 5 batches, stopped in the second, after its second batch."""
     given = options(SSD, ema=0.9, accumulate=2, clip_gradients=1.0)
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     assert not run(straight, given, length=10).interrupted
-    assert run(stopped, given, length=10, callbacks=(Interrupt(5, number),)).interrupted
+    assert run(stopped, given, length=10, callbacks=(Interrupt(5, signal.SIGTERM),)).interrupted
     checkpoint = Checkpoint.load(stopped)
     assert (checkpoint.progress.epoch, checkpoint.progress.batch, checkpoint.progress.step) == (1, 2, 4)
     torch.rand(7)  # whatever the state of the generator
@@ -129,6 +128,25 @@ def test_learns(tmp_path: Path) -> None:
 def test_batches_without_objects(tmp_path: Path, config: ModelConfig) -> None:
     given = options(config, num_epochs=1)
     assert not run(tmp_path, given, config, data=Rectangles(2, empty=True)).interrupted
+
+
+def test_mixed_precision(tmp_path: Path) -> None:
+    run(tmp_path, options(SSD, num_epochs=1, precision="bf16-mixed"), length=2)
+    assert load_model(tmp_path / "best.safetensors")[0].head.classification[0][1].weight.dtype == torch.float32
+    with pytest.raises(UserError, match="--precision 16-mixed: expected --device cuda"):
+        run(tmp_path, options(SSD, precision="16-mixed"))
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    class Impatient(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if module.progress.batches == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    assert run(tmp_path, options(SSD), callbacks=(Impatient(),)).interrupted
+    kept = Checkpoint.load(tmp_path).progress
+    assert (kept.epoch, kept.batch, kept.batches) == (1, 0, 3)
 
 
 def test_says_which_images_gave_infinite_losses(tmp_path: Path) -> None:
