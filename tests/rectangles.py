@@ -1,6 +1,8 @@
 """A tiny data set, coloured rectangles on grey, and an evaluator that takes no time."""
 
+import csv
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +55,11 @@ def training_loader(dataset: Rectangles, batch_size: int, rank: int = 0, world_s
 
 def validation_loader(dataset: Rectangles, rank: int = 0, world_size: int = 1) -> loading.Loader:
     return loading.loader(dataset, as_it_is, batch_size=1, seed=0, training=False, rank=rank, world_size=world_size)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def as_it_is(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:

@@ -78,7 +78,7 @@ def fit(
     module = TrainingModule(task, model, config, options, data, new if resume is None else resume.new)
     if resume is not None:
         _restore(module, resume)
-    signals, records, display = StopOnSignal(), Records(folder), Display()
+    signals, records, display = StopOnSignal(module), Records(module, folder), Display(module)
     with _quiet():
         trainer = Trainer(
             **_devices(options),
@@ -86,7 +86,7 @@ def fit(
             max_epochs=options.num_epochs - module.progress.epoch,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_gradients or None,
-            callbacks=[Advance(), *callbacks, records, Checkpoints(folder), display, signals],
+            callbacks=[Advance(module), *callbacks, records, Checkpoints(module, folder), display, signals],
             reload_dataloaders_every_n_epochs=1,  # an epoch may begin in its middle
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
