@@ -25,8 +25,8 @@ def train(folder: Path, devices: int = 1, finetune: str = "head-then-all:1") -> 
         "detect", RETINANET.name, data="", batch_size=4, num_epochs=2, device="cpu", devices=devices, finetune=finetune
     )
     torch.manual_seed(0)
-    training = partial(training_loader, Rectangles(8), 4)
-    validation = partial(validation_loader, Rectangles(5, first=1000))
+    training = partial(training_loader, Rectangles(4), 4)
+    validation = partial(validation_loader, Rectangles(3, first=1000))
     return fit(Finding(), RETINANET.build(), RETINANET, options, training, validation, folder)
 
 

@@ -168,6 +168,7 @@ def _training_options(options: argparse.Namespace, task: str, name: str) -> Trai
     from ..data import transforms
 
     given = {field: getattr(options, field) for field in _OPTIONS}
+    given["device"] = parts.device(options.device, "train").type
     given["augmentation"] = options.augmentation or transforms.augmentation_of(name)
     return TrainingOptions.for_model(task, name, **given)
 
@@ -208,7 +209,7 @@ def _loaders(
     from ..data import loading, transforms
 
     options, task = plan.options, plan.config.task
-    size = plan.config.options.get("image_size")
+    size = plan.config.options.get("size") if task != "detect" else None
     change = transforms.training(task, size=size, augmentation=options.augmentation, mirrorable=training.mirrorable)
     keep = transforms.evaluation(task, size=size)
 
@@ -225,6 +226,14 @@ def _loaders(
         )
 
     return partial(make, True), partial(make, False)
+
+
+def _stopped(folder: Path) -> str:
+    """What an interrupted training leaves: after a second Ctrl-C not the last step, maybe none."""
+    if not (folder / LAST).exists():
+        return "stopped before anything was kept"
+    kept = Checkpoint.load(folder).progress
+    return f"stopped: epoch {kept.epoch + 1}, batch {kept.batch}; to go on: detops train --resume {folder}"
 
 
 def _summary(plan: Plan, training: "Dataset", validation: "Dataset") -> str:
@@ -257,8 +266,7 @@ def _layers(names: list[str]) -> str:
 def _conclude(plan: Plan, outcome: "Outcome", say: Callable[[str], None], show: Callable[[Any], None]) -> int:
     progress, folder = outcome.progress, plan.folder
     if outcome.interrupted:
-        kept = f"epoch {progress.epoch + 1}, batch {progress.batch}"
-        say(f"stopped: {kept}; to go on: detops train --resume {folder}")
+        say(_stopped(folder))
         return 130
     if outcome.metrics is not None:
         show(report.rich_table(outcome.metrics))

@@ -39,7 +39,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--neck-channels", type=int, metavar="N", help="of a detector's feature pyramid and head (256)")
     parser.add_argument(
-        "--image-size", type=int, metavar="N", help="pixels of the shorter side; of both for SSD and other tasks"
+        "--image-size", type=int, metavar="N", help="pixels of the shorter side; of both for SSD and classifiers"
     )
     parser.add_argument("--out", metavar="DIR", help="where to write (runs/NAME)")
     parser.add_argument("--strict", action="store_true", default=None, help="stop at the first thing wrong in the data")
@@ -87,5 +87,5 @@ def _add_where(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--checkpoint-steps", type=int, metavar="N", help="keep the state every N steps too")
     group.add_argument("--tensorboard", action="store_true", default=None, help="write TensorBoard's events")
     group.add_argument("--num-workers", type=int, metavar="N", help="processes that read images, per device (0)")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="(auto)")
+    group.add_argument("--device", choices=("cpu", "cuda"), help="by default a GPU where there is one")
     group.add_argument("--devices", type=int, metavar="N", help="how many; torchrun says it itself (1)")

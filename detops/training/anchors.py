@@ -1,4 +1,4 @@
-"""Anchors fitted to a data set: the sizes of its boxes, as the network sees them, clustered and dealt to the levels."""
+"""Anchors fitted to a data set: the sizes of its boxes, as the network sees them, clustered for each level."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,10 @@ class FittedAnchors(NamedTuple):
 
 
 def fit(model: Detector, box_sizes: Tensor, seed: int = 0) -> FittedAnchors:
-    """Fits anchors to boxes: as many as the detector has, dealt to its levels by ascending area.
+    """Fits anchors to boxes, as many at each level as the detector has.
+
+    A level keeps the scale of the detector's own anchors, and with it the boxes that its stride can tell apart: each
+    box counts for the level nearest in scale, sizes are clustered relative to that, and all levels get the clusters.
 
     Args:
         model: A detector with anchors.
@@ -36,26 +39,38 @@ def fit(model: Detector, box_sizes: Tensor, seed: int = 0) -> FittedAnchors:
         seed: Of the search.
 
     Raises:
-        UserError: If the detector has no anchors, or there are fewer boxes than anchors.
+        UserError: If the detector has no anchors, or there are fewer boxes than a level has anchors.
     """
     anchors = next((m for m in model.modules() if isinstance(m, AnchorGenerator | DefaultBoxes)), None)
     if anchors is None:
         raise UserError("train: --auto-anchors: expected a detector with anchors, got one that has none")
-    total = sum(anchors.per_location)
-    if len(box_sizes) < total:
+    counts = anchors.per_location
+    if len(box_sizes) < max(counts):
         raise UserError(
-            f"train: --auto-anchors: expected at least {total} boxes to fit {total} anchors to, got {len(box_sizes)}"
+            f"train: --auto-anchors: expected at least {max(counts)} boxes, one for each anchor of a level,"
+            f" got {len(box_sizes)}"
         )
+    unit = torch.ones(2)
+    if isinstance(anchors, DefaultBoxes) and model.transform.fixed_size:
+        unit = torch.tensor(model.transform.fixed_size).flip(0).float()
+    own = [level * unit for level in anchors.sizes]
     boxes = scale_to_network(box_sizes, model.transform)
-    shares = isinstance(anchors, DefaultBoxes)
-    unit = torch.tensor(model.transform.fixed_size).flip(0) if shares and model.transform.fixed_size else torch.ones(2)
-    fitted = kmeans_anchors(boxes, total, seed=seed)
-    levels = (fitted / unit).split(anchors.per_location)
+
+    scales = torch.stack([_side(level).log().mean().exp() for level in own])
+    level = (_side(boxes)[:, None] / scales).log().abs().argmin(dim=1)
+    relative = boxes / scales[level][:, None]
+    clusters = {count: kmeans_anchors(relative, count, seed=seed) for count in set(counts)}
+    fitted = [clusters[count] * scale for count, scale in zip(counts, scales, strict=True)]
     return FittedAnchors(
-        [level.tolist() for level in levels],
-        best_possible_recall(boxes, torch.cat(anchors.sizes) * unit),
-        best_possible_recall(boxes, fitted),
+        [(of_level / unit).tolist() for of_level in fitted],
+        best_possible_recall(boxes, torch.cat(own)),
+        best_possible_recall(boxes, torch.cat(fitted)),
     )
+
+
+def _side(sizes: Tensor) -> Tensor:
+    """Of squares as large, (M,)."""
+    return sizes.prod(dim=1).sqrt()
 
 
 def scale_to_network(box_sizes: Tensor, transform: ImageTransform) -> Tensor:

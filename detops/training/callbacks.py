@@ -5,7 +5,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from .. import model_file
 from .checkpoints import BEST, LAST, Checkpoint
@@ -16,61 +16,60 @@ class Interrupted(BaseException):
     """A training was asked to stop, and has."""
 
 
-class Advance(Callback):
+class ModuleCallback(Callback):
+    """A callback that knows its module by its own type.
+
+    Args:
+        module: What the trainer fits.
+    """
+
+    def __init__(self, module: TrainingModule) -> None:
+        self.module = module
+
+
+class Advance(ModuleCallback):
     """Counts batches and steps, averages weights after each step; the first of the callbacks."""
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._steps = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        module.stepped = trainer.global_step > self._steps
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self.module.stepped = trainer.global_step > self._steps
         self._steps = trainer.global_step
-        if module.stepped and module.average is not None:
-            module.average.update(module.model)
-        module.progress.advance(module.data.batches_per_epoch, stepped=module.stepped)
+        if self.module.stepped and self.module.average is not None:
+            self.module.average.update(self.module.model)
+        self.module.progress.advance(self.module.data.batches_per_epoch, stepped=self.module.stepped)
 
 
-class StopOnSignal(Callback):
+class StopOnSignal(ModuleCallback):
     """Ctrl-C and SIGTERM end the training after the running step; a second one at once."""
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, module: TrainingModule) -> None:
+        super().__init__(module)
         self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._listen(module)
+    def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._listen()
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._listen(module)
+    def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._listen()
 
-    def _listen(self, module: LightningModule) -> None:
+    def _listen(self) -> None:
         """In place of Lightning's handler, which is set just before training starts."""
-        assert isinstance(module, TrainingModule)
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if module.stop_asked:
+            if self.module.stop_asked:
                 raise Interrupted
-            module.stop_asked = True
+            self.module.stop_asked = True
 
         for number in self._SIGNALS:
             signal.signal(number, handle)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """What was trained is saved already; several processes end their evaluation together."""
-        assert isinstance(module, TrainingModule)
-        if module.stop_asked and trainer.world_size == 1:
+        if self.module.stop_asked and trainer.world_size == 1:
             raise Interrupted
 
     def restore(self) -> None:
@@ -79,40 +78,40 @@ class StopOnSignal(Callback):
             signal.signal(number, handler)
 
 
-class Checkpoints(Callback):
+class Checkpoints(ModuleCallback):
     """Writes the last state at each epoch's end and every so many steps, and the best weights; the last callback.
 
     Args:
+        module: What the trainer fits.
         folder: Where to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, module: TrainingModule, folder: Path) -> None:
+        super().__init__(module)
         self.folder = folder
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        stopping = module.stopping or (module.stop_asked and trainer.world_size == 1)
-        every = module.options.checkpoint_steps
-        due = module.progress.batch == 0 or (every > 0 and module.progress.step % every == 0)
-        if module.stepped and (due or stopping):
-            self._save(trainer, module)
-        if module.stepped and stopping:
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        stopping = self.module.stopping or (self.module.stop_asked and trainer.world_size == 1)
+        every = self.module.options.checkpoint_steps
+        due = self.module.progress.batch == 0 or (every > 0 and self.module.progress.step % every == 0)
+        if self.module.stepped and (due or stopping):
+            self._save(trainer)
+        if self.module.stepped and stopping:
             trainer.strategy.barrier()
             raise Interrupted
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule) and module.metrics is not None
-        best = module.progress.judge(*module.metrics.main)
+    def on_validation_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        assert self.module.metrics is not None
+        metric, value = self.module.metrics.main
+        best = self.module.progress.judge(metric, float(value))  # or a NumPy number, which checkpoints may not hold
         if best and trainer.is_global_zero:
-            model_file.save(self.folder / BEST, module.predictor, module.config)
-        self._save(trainer, module)
+            model_file.save(self.folder / BEST, self.module.predictor, self.module.config)
+        self._save(trainer)
 
-    def _save(self, trainer: Trainer, module: TrainingModule) -> None:
+    def _save(self, trainer: Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        optimizer = module.optimizer_state
+        optimizer = self.module.optimizer_state
         if trainer.optimizers:
             optimizer = {
                 "optimizer": trainer.optimizers[0].state_dict(),
@@ -120,11 +119,11 @@ class Checkpoints(Callback):
                 "precision": trainer.precision_plugin.state_dict(),
             }
         Checkpoint(
-            module.config,
-            module.options,
-            module.progress,
-            module.model.state_dict(),
-            None if module.average is None else module.average.state_dict(),
+            self.module.config,
+            self.module.options,
+            self.module.progress,
+            self.module.model.state_dict(),
+            None if self.module.average is None else self.module.average.state_dict(),
             optimizer,
-            module.new,
+            self.module.new,
         ).save(self.folder / LAST)

@@ -22,7 +22,7 @@ def size_options(task: str, name: str, image_size: int) -> dict[str, Any]:
     Args:
         task: "detect", "classify" or "segment".
         name: Of the detector.
-        image_size: Pixels: of SSD and of the other tasks both sides, of other detectors the shorter side.
+        image_size: Pixels: of SSD and classifiers both sides, else the shorter side.
     """
     if task != "detect":
         return {"size": image_size}

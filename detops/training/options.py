@@ -11,7 +11,7 @@ from .finetune import Strategy
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("multistep", "cosine", "onecycle", "constant")
 PRECISIONS = ("32", "bf16-mixed", "16-mixed")
-DEVICES = ("auto", "cpu", "cuda")
+DEVICES = ("cpu", "cuda")
 _MOST_OF_WARM_UP = 10  # warm-up takes at most one tenth of the steps
 
 
@@ -80,7 +80,7 @@ class TrainingOptions:
         tensorboard: Whether to write TensorBoard's events beside the CSV files.
         strict: Whether a record of the data that cannot be used ends the run.
         num_workers: Processes that read images, for each device.
-        device: "auto", "cpu" or "cuda".
+        device: "cpu" or "cuda".
         devices: How many; torchrun says it itself.
     """
 
@@ -107,7 +107,7 @@ class TrainingOptions:
     tensorboard: bool = False
     strict: bool = False
     num_workers: int = 0
-    device: str = "auto"
+    device: str = "cpu"
     devices: int = 1
 
     def __post_init__(self) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from .. import model_file
 from .._errors import UserError
+from .callbacks import ModuleCallback
 from .module import TrainingModule
 
 STEPS, EPOCHS = "steps.csv", "epochs.csv"
@@ -59,49 +60,47 @@ def _csv(columns: list[str], lines: list[list[str]]) -> str:
     return text.getvalue()
 
 
-class Records(Callback):
+class Records(ModuleCallback):
     """Writes ``steps.csv``, ``epochs.csv`` and, if wanted, TensorBoard's events.
 
     Args:
+        module: What the trainer fits.
         folder: Where to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, module: TrainingModule, folder: Path) -> None:
+        super().__init__(module)
         self.folder = folder
         self._steps: CsvLog | None = None
         self._board: Any = None
 
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        assert isinstance(module, TrainingModule)
+    def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if not trainer.is_global_zero or self._steps is not None:
             return
-        self._steps = CsvLog(self.folder / STEPS, "batch", module.progress.batches)
-        done = module.progress.epoch if module.progress.evaluated else module.progress.epoch - 1
+        self._steps = CsvLog(self.folder / STEPS, "batch", self.module.progress.batches)
+        done = self.module.progress.epoch if self.module.progress.evaluated else self.module.progress.epoch - 1
         self._epochs = CsvLog(self.folder / EPOCHS, "epoch", done)
-        if module.options.tensorboard:
-            self._board = _summary_writer(self.folder / "tensorboard", module.progress.step)
+        if self.module.options.tensorboard:
+            self._board = _summary_writer(self.folder / "tensorboard", self.module.progress.step)
 
-    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         if self._steps is None:
             return
-        progress = module.progress
-        row = {"learning_rate": self._rate, **module.losses}
+        progress = self.module.progress
+        row = {"learning_rate": self._rate, **self.module.losses}
         self._steps.write({"batch": progress.batches, "step": progress.step, **row})
         self._show("train", row, progress.batches)
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule) and module.metrics is not None
+    def on_validation_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        assert self.module.metrics is not None
         if self._steps is None:
             return
-        numbers = module.metrics.as_dict()
-        self._epochs.write({"epoch": module.progress.epoch, "step": module.progress.step, **numbers})
-        self._show("val", numbers, module.progress.batches)
+        numbers = self.module.metrics.as_dict()
+        self._epochs.write({"epoch": self.module.progress.epoch, "step": self.module.progress.step, **numbers})
+        self._show("val", numbers, self.module.progress.batches)
 
     def _show(self, group: str, numbers: Mapping[str, float], batches: int) -> None:
         if self._board is not None:
@@ -121,65 +120,53 @@ def _summary_writer(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-class Display(Callback):
+class Display(ModuleCallback):
     """Prints a line for each epoch and, on a terminal, shows a bar with the losses of each step."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: TrainingModule) -> None:
+        super().__init__(module)
         self._bar: Any = None
         self._since = time.monotonic()
         self._sum, self._count = 0.0, 0
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._since, self._sum, self._count = time.monotonic(), 0.0, 0
-        self._begin(trainer, module, "train", module.data.batches_per_epoch, module.progress.batch)
+        self._begin(trainer, "train", self.module.data.batches_per_epoch, self.module.progress.batch)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(module, TrainingModule)
-        self._sum, self._count = self._sum + module.losses["loss"], self._count + 1
-        self._advance(" ".join(f"{name} {value:.4g}" for name, value in module.losses.items()))
+    def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._sum, self._count = self._sum + self.module.losses["loss"], self._count + 1
+        self._advance(" ".join(f"{name} {value:.4g}" for name, value in self.module.losses.items()))
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule)
-        self._begin(trainer, module, "evaluate", len(module.data.val_dataloader()), 0)
+    def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._begin(trainer, "evaluate", len(self.module.data.val_dataloader()), 0)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._advance("")
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, TrainingModule) and module.metrics is not None
+    def on_validation_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        assert self.module.metrics is not None
         self.close()
         if not trainer.is_global_zero:
             return
-        name, value = module.metrics.main
-        numbers = module.metrics.as_dict()
+        name, value = self.module.metrics.main
+        numbers = self.module.metrics.as_dict()
         easier = f" AP50 {numbers['AP50']:.4f}" if name != "AP50" and "AP50" in numbers else ""
         loss = f"loss {self._sum / self._count:.4f}  " if self._count else ""
-        best = "  best" if module.progress.best_epoch == module.progress.epoch - 1 else ""
+        best = "  best" if self.module.progress.best_epoch == self.module.progress.epoch - 1 else ""
         rate = f"  lr {trainer.optimizers[0].param_groups[-1]['lr']:.2g}" if trainer.optimizers else ""
         print(
-            f"epoch {module.progress.epoch}/{module.options.num_epochs}  {loss}{name} {value:.4f}{easier}"
+            f"epoch {self.module.progress.epoch}/{self.module.options.num_epochs}  {loss}{name} {value:.4f}{easier}"
             f"{rate}  {time.monotonic() - self._since:.1f} s{best}",
             flush=True,
         )
 
-    def _begin(self, trainer: Trainer, module: TrainingModule, what: str, total: int, done: int) -> None:
+    def _begin(self, trainer: Trainer, what: str, total: int, done: int) -> None:
         self.close()
         if not trainer.is_global_zero or not sys.stdout.isatty():
             return
-        epoch = module.progress.epoch + (what == "train")
+        epoch = self.module.progress.epoch + (what == "train")
         self._bar = _bar()
-        title = f"{what} {epoch}/{module.options.num_epochs}"
+        title = f"{what} {epoch}/{self.module.options.num_epochs}"
         self._task = self._bar.add_task(title, total=total, completed=done, note="")
         self._bar.start()
 

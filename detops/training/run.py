@@ -78,7 +78,7 @@ def fit(
     module = TrainingModule(task, model, config, options, data, new if resume is None else resume.new)
     if resume is not None:
         _restore(module, resume)
-    signals, records, display = StopOnSignal(), Records(folder), Display()
+    signals, records, display = StopOnSignal(module), Records(module, folder), Display(module)
     with _quiet():
         trainer = Trainer(
             **_devices(options),
@@ -86,7 +86,7 @@ def fit(
             max_epochs=options.num_epochs - module.progress.epoch,
             accumulate_grad_batches=options.accumulate,
             gradient_clip_val=options.clip_gradients or None,
-            callbacks=[Advance(), *callbacks, records, Checkpoints(folder), display, signals],
+            callbacks=[Advance(module), *callbacks, records, Checkpoints(module, folder), display, signals],
             reload_dataloaders_every_n_epochs=1,  # an epoch may begin in its middle
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
@@ -125,11 +125,13 @@ def _devices(options: TrainingOptions) -> dict[str, Any]:
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("train: --device cuda: expected a GPU that torch can use, found none")
-    accelerator = {"auto": "gpu" if torch.cuda.is_available() else "cpu", "cuda": "gpu"}.get(options.device, "cpu")
+    accelerator = "gpu" if options.device == "cuda" else "cpu"
     devices, nodes = options.devices, 1
     if torch.distributed.is_torchelastic_launched():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
+    if accelerator == "cpu" and options.precision == "16-mixed":
+        raise UserError("train: --precision 16-mixed: expected --device cuda; on the CPU there is bf16-mixed")
     if accelerator == "gpu" and devices > torch.cuda.device_count():
         raise UserError(f"train: --devices {devices}: expected that many GPUs, found {torch.cuda.device_count()}")
     if options.batch_size % (devices * nodes):

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def test_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixt
         run(folder)
     assert detops("--resume", folder) == 0
     assert "at its end already" in capsys.readouterr().out
+
+
+def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.pytorch.utilities", None)
+    with pytest.raises(UserError, match=r'pip install "detops\[training\]"'):
+        run(tmp_path)
 
 
 def test_interrupted_and_resumed(
