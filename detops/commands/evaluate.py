@@ -100,7 +100,7 @@ def _open(options: argparse.Namespace, config: ModelConfig) -> tuple["Dataset", 
     dataset = data.open(options.data, options.split, task=config.task, classes=config.classes, strict=options.strict)
     from ..data import loading, transforms  # after open has said what is missing
 
-    transform = transforms.evaluation(config.task, size=config.options.get("image_size"))
+    transform = transforms.evaluation(config.task, size=config.options.get("size"))
     batches = loading.loader(
         dataset,
         transform,

@@ -119,7 +119,7 @@ def predict_files(
     from ..data import ReadError, pictures, transforms
 
     task = writer.config.task
-    transform = transforms.evaluation(task, size=writer.config.options.get("image_size"))
+    transform = transforms.evaluation(task, size=writer.config.options.get("size"))
     for first in range(0, len(files), batch_size):
         numbers, images = [], []
         for number in range(first, min(first + batch_size, len(files))):
