@@ -50,6 +50,9 @@ class StopOnSignal(ModuleCallback):
         super().__init__(module)
         self._before = {number: signal.getsignal(number) for number in self._SIGNALS}
 
+    def setup(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        self._listen()
+
     def on_train_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._listen()
 

@@ -135,7 +135,9 @@ class Display(ModuleCallback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._sum, self._count = self._sum + self.module.losses["loss"], self._count + 1
-        self._advance(" ".join(f"{name} {value:.4g}" for name, value in self.module.losses.items()))
+        progress = self.module.progress
+        best = f"  best {progress.metric} {progress.best:.4f}" if progress.best_epoch >= 0 else ""
+        self._advance(" ".join(f"{name} {value:.4g}" for name, value in self.module.losses.items()) + best)
 
     def on_validation_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         self._begin(trainer, "evaluate", len(self.module.data.val_dataloader()), 0)

@@ -134,13 +134,13 @@ def test_mixed_precision(tmp_path: Path) -> None:
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     class Impatient(Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            if module.progress.batches == 4:
+            if module.progress.batches == 5:
                 os.kill(os.getpid(), signal.SIGINT)
                 os.kill(os.getpid(), signal.SIGINT)
 
-    assert run(tmp_path, options(SSD), callbacks=(Impatient(),)).interrupted
+    assert run(tmp_path, options(SSD, checkpoint_steps=2), callbacks=(Impatient(),)).interrupted
     kept = Checkpoint.load(tmp_path).progress
-    assert (kept.epoch, kept.batch, kept.batches) == (1, 0, 3)
+    assert (kept.epoch, kept.batch, kept.step) == (1, 1, 4)
 
 
 def test_says_which_images_gave_infinite_losses(tmp_path: Path) -> None:
