@@ -115,6 +115,15 @@ def test_without_proposals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_scores_have_gradients_in_evaluation(name: str) -> None:
+    model = _model(name).eval()
+    found = model(IMAGES)
+    assert all(len(image["scores"]) for image in found)
+    sum(image["scores"].sum() for image in found).backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.head.parameters())
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_fixed_size_finds_the_same(name: str) -> None:
     model = _model(name).eval()
     with torch.no_grad():

@@ -68,10 +68,10 @@ def best_scores(logits: Tensor, count: int, least: float) -> tuple[Tensor, Tenso
         best, places = logits.topk(count)
         return best, places
     best, places = logits.new_full((len(logits), count), -torch.inf), logits.new_zeros(len(logits), count).long()
-    for image, image_best, image_places in zip(logits, best, places, strict=True):
+    for i, image in enumerate(logits):
         candidates = indices_above(image, least)
         values, order = image[candidates].topk(min(count, len(candidates)))
-        image_best[: len(values)], image_places[: len(values)] = values, candidates[order]
+        best[i, : len(values)], places[i, : len(values)] = values, candidates[order]
     return best, places
 
 

@@ -1,6 +1,7 @@
 """The model of a training: how it is built, and what it starts from."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ def build(config: ModelConfig, strategy: Strategy, seed: int) -> nn.Module:
     try:
         return dataclasses.replace(config, options={**config.options, **strategy.builder_options}).build()
     except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"train: {error}") from error
+        unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        what = f"expected options of {config.name}, it has no {unknown[1]}" if unknown else str(error)
+        raise UserError(f"train: {what}") from error
 
 
 def load_published_backbone(model: nn.Module, config: ModelConfig) -> None:
