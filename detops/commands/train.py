@@ -112,7 +112,7 @@ def _checkpoint(options: argparse.Namespace) -> Checkpoint:
 
 def _given(options: argparse.Namespace, name: str) -> bool:
     value = getattr(options, name)
-    return value not in (None, False, [])
+    return value is not None and value is not False and value != []
 
 
 def _resumed(options: argparse.Namespace, checkpoint: Checkpoint) -> Plan:
