@@ -79,7 +79,7 @@ def target(size: tuple[int, int], objects: int, dtype: torch.dtype = torch.float
 
 def renamed(reference: nn.Module, ours: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Values by torchvision's parameter names, by ours."""
-    return detectors.convert._renamed(values, detectors.convert._rules(ours))
+    return detectors.convert.renamed_as_ours(values, ours)
 
 
 class _RoIPool(torchvision.ops.MultiScaleRoIAlign):

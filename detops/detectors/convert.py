@@ -97,7 +97,7 @@ def load(
         raise ValueError(f'convert.load: expected source "torchvision" or "detops", got {source!r}')
     state = dict(weights) if isinstance(weights, Mapping) else read(weights)
     if source == "torchvision":
-        state = _renamed(state, _rules(model))
+        state = renamed_as_ours(state, model)
         if not isinstance(weights, Mapping) and Path(weights).name.startswith(_WITHOUT_EPS):
             batch_norm_eps = 0.0 if batch_norm_eps is None else batch_norm_eps
     _fill(model, state)
@@ -135,6 +135,11 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"expected a state dict in {path}, got {type(content).__name__}")
     return content
+
+
+def renamed_as_ours(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
+    """Weights of torchvision's detector by the names that ``model`` has for them."""
+    return _renamed(state, _rules(model))
 
 
 def _rules(model: nn.Module) -> Rules:
