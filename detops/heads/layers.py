@@ -30,14 +30,10 @@ def initialise_normal(module: nn.Module, std: float = 0.01) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def image_rows(prediction: Tensor, columns: int) -> Tensor:
-    """An image's map (A * columns, H, W) as rows (H * W * A, columns), in the order of the anchors."""
-    return prediction.flatten(1).t().contiguous().view(-1, columns)  # PyTorch copies no permutation as fast as this
-
-
 def rows(prediction: Tensor, columns: int) -> Tensor:
-    """:func:`image_rows` of each image: (B, A * columns, H, W) to (B, H * W * A, columns)."""
-    return torch.stack([image_rows(image, columns) for image in prediction])
+    """Maps (B, A * columns, H, W) as rows (B, H * W * A, columns), in the order of the anchors."""
+    # Image by image: PyTorch copies no permutation as fast as the transpose of a matrix.
+    return torch.stack([image.flatten(1).t().contiguous().view(-1, columns) for image in prediction])
 
 
 def all_rows(predictions: Sequence[Tensor], columns: int) -> Tensor:
