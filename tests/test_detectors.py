@@ -258,7 +258,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         load(model, state | {"surplus": torch.zeros(1)}, "detops")
     with pytest.raises(ValueError, match=r"neck.layer_blocks.0.0.bias of shape \(16,\), got \(3,\)"):
         load(model, state | {"neck.layer_blocks.0.0.bias": torch.zeros(3)}, "detops")
-    with pytest.raises(ValueError, match='source "torchvision" or "detops", got'):
+    with pytest.raises(ValueError, match="source of torchvision, mmdet, detops, got 'caffe'"):
         load(model, state, "caffe")
     with pytest.raises(ValueError, match="a detector that torchvision has, got Linear"):
         load(nn.Linear(1, 1), {})

@@ -41,7 +41,7 @@ def converted(config: ModelConfig, source: str, origin: str) -> nn.Module:
     Args:
         config: Of an architecture that the weights fit.
         source: The file.
-        origin: Whose names it has: "torchvision" or "detops".
+        origin: Whose names it has: "torchvision", "mmdet" or "detops".
 
     Raises:
         UserError: If the file cannot be read or does not fit.
@@ -83,6 +83,8 @@ def _classes(options: argparse.Namespace) -> tuple[str, ...]:
         return _names(options.classes.split(","), "--classes")
     if options.origin == "torchvision":
         return coco_classes(options.detector)
+    if options.origin == "mmdet":
+        return tuple(name for name in coco_classes(options.detector) if not name.startswith("unused "))
     raise UserError("convert: --from detops: expected --classes, --classes-file or --num-classes")
 
 

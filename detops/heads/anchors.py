@@ -20,12 +20,13 @@ class AnchorGenerator(nn.Module):
     Args:
         sizes: Of each level the square roots of the anchors' areas, in pixels.
         aspect_ratios: Height over width of each level's anchors; or of every level's, if there is one entry.
+        rounded: To whole pixels, as torchvision's; mmdet's are not.
     """
 
-    def __init__(self, sizes: Sizes, aspect_ratios: Sizes = ((0.5, 1.0, 2.0),)) -> None:
+    def __init__(self, sizes: Sizes, aspect_ratios: Sizes = ((0.5, 1.0, 2.0),), rounded: bool = True) -> None:
         super().__init__()
         ratios = list(aspect_ratios) * len(sizes) if len(aspect_ratios) == 1 else list(aspect_ratios)
-        self._set_cells([cell_anchors(size, ratio) for size, ratio in zip(sizes, ratios, strict=True)])
+        self._set_cells([cell_anchors(size, ratio, rounded) for size, ratio in zip(sizes, ratios, strict=True)])
 
     @classmethod
     def of_sizes(cls, sizes: CellSizes) -> "AnchorGenerator":
@@ -75,12 +76,13 @@ def _checked(level: Sequence[Sequence[float]]) -> Tensor:
     return sizes
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors around (0, 0), (len(aspect_ratios) * len(sizes), 4), rounded to whole pixels."""
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True) -> Tensor:
+    """Anchors around (0, 0), (len(aspect_ratios) * len(sizes), 4), rounded to whole pixels or not."""
     side = torch.as_tensor(sizes, dtype=torch.float32)
     tall = torch.as_tensor(aspect_ratios, dtype=torch.float32).sqrt()
     widths, heights = ((1 / tall)[:, None] * side).flatten(), (tall[:, None] * side).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+    anchors = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return anchors.round() if rounded else anchors
 
 
 class DefaultBoxes(nn.Module):
