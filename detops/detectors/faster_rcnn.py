@@ -109,18 +109,18 @@ def fasterrcnn_vgg16(
     return convert.load_own(faster_rcnn(body, features, num_classes, **defaults | options), weights)
 
 
-def mmdet_options(neck: Levels) -> dict[str, Any]:
+def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
     """What mmdet's Faster R-CNNs have otherwise than torchvision's, as options of :func:`faster_rcnn`.
 
     Anchors that are not rounded, RoIAlign with features in the middle of their pixels and as many samples as a bin has
     features, L1 losses, half as many proposals in training, no deltas of the background.
 
     Args:
-        neck: Whose levels the anchors are for.
+        strides: Of the neck's levels.
     """
     return {
-        "anchors": AnchorGenerator([(8 * stride,) for stride in neck.strides], _ASPECT_RATIOS, rounded=False),
-        "pool": PyramidRoIAlign(neck.strides, sampling_ratio=0, aligned=True),
+        "anchors": AnchorGenerator([(8 * stride,) for stride in strides], _ASPECT_RATIOS, rounded=False),
+        "pool": PyramidRoIAlign(strides, sampling_ratio=0, aligned=True),
         "rpn_post_nms_top_n_train": 1000,
         "rpn_delta_loss": L1,
         "box_delta_loss": L1,

@@ -31,7 +31,7 @@ def libra_fasterrcnn_resnet50_fpn(
     """
     body = build_backbone(backbone, "torchvision/resnet50", (4, 8, 16, 32), weights, options)
     pyramid = build_neck(neck, partial(_balanced_fpn, options.pop("neck_channels", 256), "pool", 2), body)
-    defaults = faster_rcnn.mmdet_options(pyramid) | {
+    defaults = faster_rcnn.mmdet_options(pyramid.strides) | {
         "rpn_negatives_per_positive": 5.0,
         "box_sampler": sample_libra,
         "box_delta_loss": partial(balanced_l1_loss, reduction="sum"),
@@ -57,7 +57,8 @@ def libra_retinanet_resnet50_fpn(
     """
     body = build_backbone(backbone, "torchvision/resnet50", (8, 16, 32), weights, options)
     pyramid = build_neck(neck, partial(_balanced_fpn, options.pop("neck_channels", 256), "c6p7_linear", 1), body)
-    defaults = retinanet.mmdet_options(pyramid) | {"box_loss": partial(balanced_l1_loss, beta=0.11, reduction="sum")}
+    box_loss = partial(balanced_l1_loss, beta=0.11, reduction="sum")
+    defaults = retinanet.mmdet_options(pyramid.strides) | {"box_loss": box_loss}
     return convert.load_own(retinanet.retinanet(body, pyramid, num_classes, **defaults | options), weights)
 
 

@@ -30,7 +30,7 @@ def retinanet_resnet50_nasfpn(
     """
     body = build_backbone(backbone, "torchvision/resnet50", (8, 16, 32), weights, options, frozen_batch_norm=False)
     pyramid = build_neck(neck, partial(NASFPN, out_channels=options.pop("neck_channels", 256)), body)
-    defaults = retinanet.mmdet_options(pyramid) | {
+    defaults = retinanet.mmdet_options(pyramid.strides) | {
         "norm_layer": nn.BatchNorm2d,
         "norm_per_level": True,
         "bg_iou_thresh": 0.5,

@@ -27,5 +27,5 @@ def fasterrcnn_resnet50_pafpn(
     """
     body = build_backbone(backbone, "torchvision/resnet50", (4, 8, 16, 32), weights, options)
     pyramid = build_neck(neck, partial(PAN, out_channels=options.pop("neck_channels", 256), extra="pool"), body)
-    defaults = faster_rcnn.mmdet_options(pyramid)
+    defaults = faster_rcnn.mmdet_options(pyramid.strides)
     return convert.load_own(faster_rcnn.faster_rcnn(body, pyramid, num_classes, **defaults | options), weights)

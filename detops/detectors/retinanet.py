@@ -48,15 +48,15 @@ def retinanet_resnet50_fpn_v2(
     return convert.load_own(retinanet(body, pyramid, num_classes, **defaults | options), weights)
 
 
-def mmdet_options(neck: Levels) -> dict[str, Any]:
+def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
     """What mmdet's RetinaNets have otherwise than torchvision's, as options of :func:`retinanet`.
 
     Anchors that are not rounded, and a hundred detections.
 
     Args:
-        neck: Whose levels the anchors are for.
+        strides: Of the neck's levels.
     """
-    sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in neck.strides]
+    sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in strides]
     return {"anchors": AnchorGenerator(sizes, rounded=False), "detections_per_img": 100}
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -73,8 +72,6 @@ class RetinaNetHead(Head):
         super().__init__()
         if not callable(box_loss) and box_loss not in ("l1", "giou"):
             raise ValueError(f'RetinaNetHead: expected box_loss "l1", "giou" or a function, got {box_loss!r}')
-        if norm_per_level and norm_layer is None:
-            raise ValueError("RetinaNetHead: expected a norm_layer for norm_per_level, got None")
         self.anchors = anchors
         self.num_classes = num_classes
         self.labels = range(num_classes)
@@ -83,11 +80,11 @@ class RetinaNetHead(Head):
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
         self.fg_iou_thresh, self.bg_iou_thresh = fg_iou_thresh, bg_iou_thresh
         per_location = anchors.per_location[0]
-        tower = partial(_TowerPerLevel, levels=len(anchors.per_location)) if norm_per_level else _Tower
-        self.classification = tower(in_channels, per_location * num_classes, norm_layer)
-        self.regression = tower(in_channels, per_location * 4, norm_layer)
+        levels = len(anchors.per_location) if norm_per_level else None
+        self.classification = _tower(in_channels, per_location * num_classes, norm_layer, levels)
+        self.regression = _tower(in_channels, per_location * 4, norm_layer, levels)
         prior = -math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY)
-        self.classification.predictor.bias = nn.Parameter(torch.full((per_location * num_classes,), prior))
+        nn.init.constant_(self.classification.get_parameter("predictor.bias"), prior)
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:
         return Predictions(self.classification(features), self.regression(features))
@@ -174,6 +171,15 @@ def _logit(probability: float) -> float:
     """Of a number somewhat smaller, so that no score above it gets lost in rounding; any number is taken."""
     smaller = probability * (1 - 1e-3)
     return math.log(smaller / (1 - smaller)) if 0 < smaller < 1 else -math.inf if smaller <= 0 else math.inf
+
+
+def _tower(in_channels: int, out_channels: int, norm_layer: Norm | None, levels: int | None) -> nn.Module:
+    """Convolutions and a predictor; with a number of levels, each has normalisation of its own."""
+    if levels is None:
+        return _Tower(in_channels, out_channels, norm_layer)
+    if norm_layer is None:
+        raise ValueError("RetinaNetHead: expected a norm_layer for norm_per_level, got None")
+    return _TowerPerLevel(in_channels, out_channels, norm_layer, levels)
 
 
 class _Tower(nn.Module):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..heads.layers import initialise_normal
 from ..levels import Levels
 
 
@@ -66,11 +67,8 @@ class NonLocal(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.query, self.key, self.value, self.out = (nn.Conv2d(channels, channels, kernel_size=1) for _ in range(4))
-        for embedding in (self.query, self.key, self.value):
-            nn.init.normal_(embedding.weight, std=0.01)
-            nn.init.zeros_(embedding.bias)
+        initialise_normal(self)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), every location plus what it attends to in the whole map."""
