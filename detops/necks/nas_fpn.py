@@ -38,7 +38,8 @@ class NASFPN(Levels):
         self.strides = [*strides, *(strides[-1] * 2 ** (i + 1) for i in range(above))]
         self.lateral = nn.ModuleList(_projection(n, out_channels, norm_layer) for n in channels)
         self.extra = nn.ModuleList(
-            nn.Sequential(_projection(out_channels, out_channels, norm_layer), nn.MaxPool2d(2)) for _ in range(above)
+            nn.Sequential(_projection(out_channels, out_channels, norm_layer), nn.MaxPool2d(2, ceil_mode=True))
+            for _ in range(above)
         )
         self.cells = nn.Sequential(*(_Cells(out_channels, norm_layer) for _ in range(repeats)))
         for module in self.modules():
