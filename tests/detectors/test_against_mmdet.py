@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detops import ops
+from detops.compat import mmcv as compat
 from detops.detectors import Detector
+from detops.heads.sampling import sample_libra
 from detops.images import ImageBatch, unpad
 
 pytestmark = [
@@ -119,3 +121,24 @@ def _assert_found(wanted: dict[str, Tensor], among: dict[str, Tensor]) -> None:
         same = alike & ((among["boxes"] - box).abs().amax(dim=1) < 1e-2)
         rival = alike & (ops.box_iou(among["boxes"], box[None])[:, 0] > 0.3)
         assert same.any() or rival.any() or score < least + 1e-4, (box, label, score)
+
+
+def test_samples_as_many_of_each_kind() -> None:
+    """On average: of each object and of each range of overlap, for numbers where all rules of the samplers come in."""
+    assert compat.install()
+    from mmdet.models.task_modules import AssignResult, InstanceBalancedPosSampler, IoUBalancedNegSampler
+
+    objects = torch.tensor([-1] * 300 + [0] * 60 + [1] * 3 + [2] * 20)
+    overlaps = torch.tensor([0.1] * 200 + [0.45] * 90 + [0.7] * 10 + [0.8] * 82 + [1.0])
+    kinds = torch.tensor([0] * 200 + [1] * 90 + [2] * 10 + [3] * 60 + [4] * 3 + [5] * 20)
+    assigned = AssignResult(3, objects + 1, overlaps, torch.zeros_like(objects))
+    positives, negatives = (kind(80, 0.25) for kind in (InstanceBalancedPosSampler, IoUBalancedNegSampler))
+    trials = 60
+    torch.manual_seed(0)
+    found, wanted = torch.zeros(2, 6)
+    for _ in range(trials):
+        found += kinds[torch.cat(sample_libra(objects, overlaps, 80, 0.25))].bincount(minlength=6) / trials
+        theirs = [positives._sample_pos(assigned, 20), negatives._sample_neg(assigned, 60)]
+        wanted += kinds[torch.cat(theirs)].bincount(minlength=6) / trials
+    assert found.sum() == pytest.approx(80) and wanted[3:].sum() == pytest.approx(20)
+    assert_close(found, wanted, rtol=0, atol=1.5)
