@@ -138,3 +138,10 @@ def test_anchors_that_are_not_rounded() -> None:
     side = 32 * 2 ** (1 / 3)
     anchor = cell_anchors((side,), (1.0,), rounded=False)
     torch.testing.assert_close(anchor, torch.tensor([[-1.0, -1, 1, 1]]) * side / 2)
+
+
+def test_anchors_as_far_apart_as_is_said() -> None:
+    features = [torch.zeros(1, 1, 2, 3)]  # of 90 by 130 pixels and a stride of 64
+    anchors = AnchorGenerator([(32,)], [(1.0,)], steps=[64])(features, (90, 130))
+    assert anchors[:, 0].tolist() == [-16, 48, 112] * 2
+    assert anchors[:, 1].tolist() == [-16] * 3 + [48] * 3

@@ -133,7 +133,12 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
 
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected weights in {path}: it is broken, or holds objects whose reading would run code;"
+            " whoever trusts it can save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"expected weights in {path}: {' '.join(str(error).split())[:200]}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -112,14 +112,16 @@ def fasterrcnn_vgg16(
 def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
     """What mmdet's Faster R-CNNs have otherwise than torchvision's, as options of :func:`faster_rcnn`.
 
-    Anchors that are not rounded, RoIAlign with features in the middle of their pixels and as many samples as a bin has
-    features, L1 losses, half as many proposals in training, no deltas of the background.
+    Anchors that are not rounded and as far apart as the strides say, RoIAlign with features in the middle of their
+    pixels and as many samples as a bin has features, L1 losses, half as many proposals in training, no deltas of the
+    background.
 
     Args:
         strides: Of the neck's levels.
     """
+    sizes = [(8 * stride,) for stride in strides]
     return {
-        "anchors": AnchorGenerator([(8 * stride,) for stride in strides], _ASPECT_RATIOS, rounded=False),
+        "anchors": AnchorGenerator(sizes, _ASPECT_RATIOS, rounded=False, steps=strides),
         "pool": PyramidRoIAlign(strides, sampling_ratio=0, aligned=True),
         "rpn_post_nms_top_n_train": 1000,
         "rpn_delta_loss": L1,
@@ -210,7 +212,7 @@ def faster_rcnn(
     channels = neck.channels[0]
     if anchor_sizes is not None:
         check_levels(anchor_sizes, len(neck.strides))
-        anchors = AnchorGenerator.of_sizes(anchor_sizes)
+        anchors = AnchorGenerator.of_sizes(anchor_sizes, anchors.steps if anchors else None)
     if anchors is None:
         anchors = AnchorGenerator([(32 * 2**i,) for i in range(len(neck.strides))], _ASPECT_RATIOS)
     rpn = RPN(

@@ -51,13 +51,13 @@ def retinanet_resnet50_fpn_v2(
 def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
     """What mmdet's RetinaNets have otherwise than torchvision's, as options of :func:`retinanet`.
 
-    Anchors that are not rounded, and a hundred detections.
+    Anchors that are not rounded and as far apart as the strides say, and a hundred detections.
 
     Args:
         strides: Of the neck's levels.
     """
     sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in strides]
-    return {"anchors": AnchorGenerator(sizes, rounded=False), "detections_per_img": 100}
+    return {"anchors": AnchorGenerator(sizes, rounded=False, steps=strides), "detections_per_img": 100}
 
 
 def retinanet(
@@ -97,7 +97,7 @@ def retinanet(
     """
     if anchor_sizes is not None:
         check_levels(anchor_sizes, len(neck.strides))
-        anchors = AnchorGenerator.of_sizes(anchor_sizes)
+        anchors = AnchorGenerator.of_sizes(anchor_sizes, anchors.steps if anchors else None)
     if anchors is None:
         sides = [32 * 2**i for i in range(len(neck.strides))]
         anchors = AnchorGenerator([(s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in sides])

@@ -39,7 +39,7 @@ def _batch(ours: Detector, *sizes: tuple[int, int]) -> tuple[ImageBatch, list[di
 
 def test_outputs_of_the_network(pair: Pair) -> None:
     theirs, ours = (model.eval() for model in pair)
-    batch, _ = _batch(ours, (128, 256), (128, 200))
+    batch, _ = _batch(ours, (128, 224), (120, 200))
     with torch.no_grad():
         wanted, found = theirs.extract_feat(batch.tensors), ours.features(batch)
         _assert_all_close(found, wanted)
@@ -60,7 +60,7 @@ def _assert_same_regions(theirs: nn.Module, ours: Detector, features: list[Tenso
 
 def test_detections(pair: Pair) -> None:
     theirs, ours = (model.eval() for model in pair)
-    batch, targets = _batch(ours, (128, 256), (128, 200))
+    batch, targets = _batch(ours, (128, 224), (120, 200))
     first = ours.head.labels.start
     with torch.no_grad():
         found = unpad(ours.head.detect(ours.features(batch), batch))
@@ -81,7 +81,7 @@ def test_losses(pair: Pair) -> None:
     two_stages = hasattr(theirs, "rpn_head")
     if not two_stages:
         theirs.backbone.eval()
-    batch, targets = _batch(ours, *[(256, 256), (200, 256)][: 2 if two_stages else 1])
+    batch, targets = _batch(ours, *[(224, 256), (200, 256)][: 2 if two_stages else 1])
     samples = pairs.samples(batch, targets, ours.head.labels.start)
     with torch.no_grad():
         losses = ours.head.losses(ours.features(batch), batch, targets)
