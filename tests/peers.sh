@@ -15,7 +15,7 @@ python=$work/venv/bin/python
 start=$SECONDS
 "$python" -m pip install --quiet ".[peers,test]"
 echo "::: installed in $((SECONDS - start)) s"
-"$python" -P -m pytest -q -p no:cacheprovider -m peers tests/compat "$@"
+"$python" -P -m pytest -q -p no:cacheprovider -m peers tests/compat tests/detectors/test_against_mmdet.py "$@"
 
 "$python" -m pip install --quiet --no-deps --target "$work/newer" mmcv-lite==2.2.0
 PYTHONPATH=$work/newer "$python" -P -m pytest -q -p no:cacheprovider -m peers tests/compat/test_mmcv_ops.py

@@ -22,10 +22,15 @@ BACKBONES = [
     "efficientnet_b0",
     "cspdarknet53",
 ]
+_SMALL = {"min_size": 64, "max_size": 96, "neck_channels": 16}
 DETECTORS = {
     "retinanet_resnet50_fpn": {"min_size": 64, "max_size": 96},
     "fasterrcnn_resnet50_fpn": {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_train": 30},
     "ssd300_vgg16": {},
+    "fasterrcnn_resnet50_pafpn": _SMALL | {"rpn_post_nms_top_n_train": 30, "representation": 32},
+    "libra_fasterrcnn_resnet50_fpn": _SMALL | {"rpn_post_nms_top_n_train": 30, "representation": 32},
+    "libra_retinanet_resnet50_fpn": _SMALL,
+    "retinanet_resnet50_nasfpn": _SMALL,
 }
 
 

@@ -55,6 +55,12 @@ def test_classes_are_the_detectors_labels() -> None:
         assert len(set(classes)) == len(classes)
 
 
+def test_mmdets_classes() -> None:
+    for name in ("libra_retinanet_resnet50_fpn", "libra_fasterrcnn_resnet50_fpn"):
+        classes = convert.mmdet_classes(name)
+        assert (len(classes), classes[0], classes[79]) == (80, "person", "toothbrush")
+
+
 @pytest.mark.parametrize("way", ["list", "file", "number"])
 def test_other_classes(tmp_path: Path, way: str) -> None:
     weights, out, names = tmp_path / "own.safetensors", tmp_path / "model.safetensors", tmp_path / "names.txt"

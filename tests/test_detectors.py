@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,26 @@ from torch import Tensor, nn
 from detops import detectors
 from detops.backbones import Stages
 from detops.detectors import Detector
-from detops.necks import FPN
+from detops.necks import FPN, NASFPN, PAN, BalancedPyramid
 
 # Two stages, one stage, and one of a fixed size of image; on a backbone of two layers.
+_TWO_STAGES = {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_test": 50, "box_score_thresh": 0}
+_ONE_STAGE = {"min_size": 64, "max_size": 96, "score_thresh": 0.0}
 SMALL: dict[str, dict[str, object]] = {
-    "fasterrcnn_resnet50_fpn": {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_test": 50, "box_score_thresh": 0},
-    "retinanet_resnet50_fpn": {"min_size": 64, "max_size": 96, "score_thresh": 0.0},
+    "fasterrcnn_resnet50_fpn": _TWO_STAGES,
+    "retinanet_resnet50_fpn": _ONE_STAGE,
     "ssd300_vgg16": {},
-    "fasterrcnn_vgg16": {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_test": 50, "box_score_thresh": 0},
+    "fasterrcnn_vgg16": _TWO_STAGES,
+    "fasterrcnn_resnet50_pafpn": _TWO_STAGES | {"neck_channels": 16, "representation": 32},
+    "libra_fasterrcnn_resnet50_fpn": _TWO_STAGES | {"neck_channels": 16, "representation": 32},
+    "libra_retinanet_resnet50_fpn": _ONE_STAGE | {"neck_channels": 16},
+    "retinanet_resnet50_nasfpn": _ONE_STAGE | {"neck_channels": 16},
+}
+PARAMETERS = {  # of mmdet's, for 80 classes
+    "fasterrcnn_resnet50_pafpn": 45_293_536,
+    "libra_fasterrcnn_resnet50_fpn": 42_016_224,
+    "libra_retinanet_resnet50_fpn": 38_231_860,
+    "retinanet_resnet50_nasfpn": 59_979_828,
 }
 IMAGES = [torch.rand(3, 64, 80, generator=torch.Generator().manual_seed(0)), torch.rand(3, 90, 60)]
 
@@ -36,13 +49,14 @@ def _backbone(strides: tuple[int, ...]) -> nn.Module:
 
 
 def _model(name: str, **options: object) -> Detector:
-    strides = {"retinanet_resnet50_fpn": (8, 16, 32), "ssd300_vgg16": (8, 16, 32), "fasterrcnn_vgg16": (16,)}
+    from_eighth = "retinanet" in name or name == "ssd300_vgg16"
+    strides = (8, 16, 32) if from_eighth else (16,) if name == "fasterrcnn_vgg16" else (4, 8, 16, 32)
     necks = {
         "retinanet_resnet50_fpn": partial(FPN, out_channels=16, extra="p6p7"),
         "fasterrcnn_resnet50_fpn": partial(FPN, out_channels=16, extra="pool"),
     }
     torch.manual_seed(0)
-    parts = {"backbone": _backbone(strides.get(name, (4, 8, 16, 32))), "neck": necks.get(name)}
+    parts = {"backbone": _backbone(strides), "neck": necks.get(name)}
     model = detectors.build(name, num_classes=4, **parts | SMALL[name] | options)
     for module in model.head.modules():  # scores that differ
         if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -98,13 +112,13 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_finds_nothing_without_failing(name: str) -> None:
-    threshold = "box_score_thresh" if name.startswith("faster") else "score_thresh"
+    threshold = "box_score_thresh" if "faster" in name else "score_thresh"
     with torch.no_grad():
         for image in _model(name, **{threshold: 1.0}).eval()(IMAGES):
             assert (image["boxes"].shape, image["scores"].shape, image["labels"].shape) == ((0, 4), (0,), (0,))
 
 
-@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_vgg16"])
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_vgg16", "libra_fasterrcnn_resnet50_fpn"])
 def test_without_proposals(name: str) -> None:
     model = _model(name, rpn_score_thresh=1.1)
     with torch.no_grad():
@@ -218,6 +232,54 @@ def test_neck_of_ones_own() -> None:
         _model("retinanet_resnet50_fpn", neck=nn.Identity())
 
 
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_as_many_parameters_as_published(name: str) -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in detectors.build(name).parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("neck", [FPN, PAN, NASFPN, lambda *levels: BalancedPyramid(FPN(*levels))])
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "libra_retinanet_resnet50_fpn"])
+def test_any_neck(name: str, neck: Callable[[list[int], list[int]], nn.Module]) -> None:
+    smaller = {"representation": 32} if name.startswith("faster") else {}
+    model = _model(name, neck=neck, **smaller).train()
+    losses = model(IMAGES, [_target([[8, 8, 40, 50]]), _target([])])
+    sum(losses.values()).backward()
+    untrained = [key for key, parameter in model.neck.named_parameters() if parameter.grad is None]
+    assert len(untrained) == 0
+    with torch.no_grad():
+        assert all(len(image["boxes"]) for image in model.eval()(IMAGES))
+
+
+def test_mmdets_weights_by_the_names_of_mmdet() -> None:
+    model = _model("libra_retinanet_resnet50_fpn")
+    theirs = {}
+    for key, value in model.state_dict().items():
+        for ours, name in _OF_MMDET.items():
+            key = re.sub(f"^{ours}", name, key)
+        theirs[key] = value
+    assert {key.split(".")[0] for key in theirs} == {"backbone", "neck", "bbox_head"}
+    other = _model("libra_retinanet_resnet50_fpn")
+    loaded = detectors.convert.load_own(other, {key: value + 1 for key, value in theirs.items()})
+    assert all(loaded.state_dict()[key].equal(value + 1) for key, value in model.state_dict().items())
+
+
+_OF_MMDET = {
+    r"neck\.pyramid\.inner_blocks\.(\d)\.0\.": r"neck.0.lateral_convs.\1.conv.",
+    r"neck\.pyramid\.layer_blocks\.(\d)\.0\.": r"neck.0.fpn_convs.\1.conv.",
+    r"neck\.pyramid\.extra_blocks\.p6\.": "neck.0.fpn_convs.3.conv.",
+    r"neck\.pyramid\.extra_blocks\.p7\.": "neck.0.fpn_convs.4.conv.",
+    r"neck\.refine\.query\.": "neck.1.refine.theta.conv.",
+    r"neck\.refine\.key\.": "neck.1.refine.phi.conv.",
+    r"neck\.refine\.value\.": "neck.1.refine.g.conv.",
+    r"neck\.refine\.out\.": "neck.1.refine.conv_out.conv.",
+    r"head\.classification\.conv\.(\d)\.0\.": r"bbox_head.cls_convs.\1.conv.",
+    r"head\.regression\.conv\.(\d)\.0\.": r"bbox_head.reg_convs.\1.conv.",
+    r"head\.classification\.predictor\.": "bbox_head.retina_cls.",
+    r"head\.regression\.predictor\.": "bbox_head.retina_reg.",
+}
+
+
 def test_names_and_wrong_names() -> None:
     assert set(SMALL) < set(detectors.names())
     assert all(callable(getattr(detectors, name)) for name in detectors.names())
@@ -258,10 +320,14 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         load(model, state | {"surplus": torch.zeros(1)}, "detops")
     with pytest.raises(ValueError, match=r"neck.layer_blocks.0.0.bias of shape \(16,\), got \(3,\)"):
         load(model, state | {"neck.layer_blocks.0.0.bias": torch.zeros(3)}, "detops")
-    with pytest.raises(ValueError, match='source "torchvision" or "detops", got'):
+    with pytest.raises(ValueError, match="source of torchvision, mmdet, detops, got 'caffe'"):
         load(model, state, "caffe")
     with pytest.raises(ValueError, match="a detector that torchvision has, got Linear"):
         load(nn.Linear(1, 1), {})
+    with pytest.raises(ValueError, match="a neck that mmdet has, got NoneType"):
+        load(nn.Linear(1, 1), {}, "mmdet")
+    with pytest.raises(ValueError, match="a head that mmdet has, got SSDHead"):
+        load(_model("ssd300_vgg16", neck=FPN([8] * 3, [8, 16, 32])), {}, "mmdet")
     assert all(value.equal(state[key]) for key, value in model.state_dict().items())
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from detops.heads.anchors import AnchorGenerator, DefaultBoxes, cell_anchors
 from detops.heads.layers import rows
 from detops.heads.matching import match_default_boxes
-from detops.heads.sampling import draw, sample_balanced
+from detops.heads.sampling import draw, sample_balanced, sample_libra
 
 
 def test_cell_anchors_by_hand() -> None:
@@ -84,3 +85,63 @@ def test_draws_each_with_the_same_probability(total: int) -> None:
     frequency = torch.bincount(drawn.flatten() // 3, minlength=total) / trials
     expected = count / total
     assert (frequency - expected).abs().max() < 5 * (expected * (1 - expected) / trials) ** 0.5
+
+
+def _in_bins(ious: Tensor, bins: int = 3) -> list[int]:
+    """How many of each third of the overlaps up to 1."""
+    return torch.bincount((ious * bins).long(), minlength=bins).tolist()
+
+
+def test_negatives_of_each_range_of_overlap() -> None:
+    ious = torch.cat([torch.full((200,), 0.1), torch.full((50,), 0.45), torch.full((10,), 0.7), torch.ones(2)])
+    matches = torch.cat([torch.full((260,), -1), torch.zeros(2)]).long()
+    for _ in range(5):
+        positive, negative = sample_libra(matches, ious, 62, 0.25)
+        assert positive.tolist() == [260, 261]
+        assert negative.equal(negative.unique()) and len(negative) == 60
+        low, middle, high = _in_bins(ious[negative])
+        assert high == 10  # as many as there are of the 20 wanted; the rest is drawn from all
+        assert low >= 20 and middle >= 20
+
+
+def test_the_first_range_alone_gives_all() -> None:
+    positive, negative = sample_libra(torch.full((20,), -1), torch.zeros(20), 8, 0.25)
+    assert len(positive) == 0 and len(negative.unique()) == 8
+    assert all(len(part) == 0 for part in sample_libra(torch.zeros(0).long(), torch.zeros(0), 8, 0.25))
+
+
+def test_positives_of_each_object() -> None:
+    matches = torch.cat([torch.full((n,), i) for i, n in ((0, 100), (1, 3), (2, 50), (-1, 9), (-2, 7))])
+    for _ in range(5):
+        positive, negative = sample_libra(matches, torch.rand(169), 40, 0.5)
+        assert len(positive.unique()) == len(positive) == 20
+        found = torch.bincount(matches[positive], minlength=3).tolist()
+        assert found[1] >= 1 and found[0] <= 20 - found[1] - found[2]
+        assert abs(found[0] - found[2]) <= 2 * 8  # at most 8 of each at first
+        assert negative.tolist() == list(range(153, 162))  # all, and none between the thresholds
+
+
+def test_as_many_objects_as_wanted_or_fewer_are_all_drawn() -> None:
+    matches = torch.tensor([0, -1, 1, -1, 0, -2])
+    positive, negative = sample_libra(matches, torch.rand(6), 12, 0.25)
+    assert (positive.tolist(), negative.tolist()) == ([0, 2, 4], [1, 3])
+
+
+def test_few_negatives_for_each_positive() -> None:
+    positive, negative = torch.arange(100) < 3, torch.arange(100) >= 3
+    for most, expected in ((None, 61), (5.0, 15), (0.5, 1)):
+        assert len(sample_balanced(positive, negative, 64, 0.5, most)[1]) == expected
+    assert len(sample_balanced(positive & negative, negative, 64, 0.5, 5.0)[1]) == 5  # without any, as for one
+
+
+def test_anchors_that_are_not_rounded() -> None:
+    side = 32 * 2 ** (1 / 3)
+    anchor = cell_anchors((side,), (1.0,), rounded=False)
+    torch.testing.assert_close(anchor, torch.tensor([[-1.0, -1, 1, 1]]) * side / 2)
+
+
+def test_anchors_as_far_apart_as_is_said() -> None:
+    features = [torch.zeros(1, 1, 2, 3)]  # of 90 by 130 pixels and a stride of 64
+    anchors = AnchorGenerator([(32,)], [(1.0,)], steps=[64])(features, (90, 130))
+    assert anchors[:, 0].tolist() == [-16, 48, 112] * 2
+    assert anchors[:, 1].tolist() == [-16] * 3 + [48] * 3

@@ -71,7 +71,7 @@ def add_convert(commands: Commands) -> None:
     parser.add_argument(
         "--from",
         dest="origin",
-        choices=("torchvision", "detops"),
+        choices=("torchvision", "mmdet", "detops"),
         default="torchvision",
         help="whose names (torchvision)",
     )

@@ -41,7 +41,7 @@ def converted(config: ModelConfig, source: str, origin: str) -> nn.Module:
     Args:
         config: Of an architecture that the weights fit.
         source: The file.
-        origin: Whose names it has: "torchvision" or "detops".
+        origin: Whose names it has: "torchvision", "mmdet" or "detops".
 
     Raises:
         UserError: If the file cannot be read or does not fit.
@@ -70,6 +70,11 @@ def coco_classes(detector: str) -> tuple[str, ...]:
     return tuple(named[-objects:])
 
 
+def mmdet_classes(detector: str) -> tuple[str, ...]:
+    """Names of the 80 classes of mmdet's weights: those of COCO, without the numbers that it does not use."""
+    return tuple(name for name in coco_classes(detector) if not name.startswith("unused "))
+
+
 def _classes(options: argparse.Namespace) -> tuple[str, ...]:
     if options.num_classes:
         return tuple(f"class {number}" for number in range(options.num_classes))
@@ -83,6 +88,8 @@ def _classes(options: argparse.Namespace) -> tuple[str, ...]:
         return _names(options.classes.split(","), "--classes")
     if options.origin == "torchvision":
         return coco_classes(options.detector)
+    if options.origin == "mmdet":
+        return mmdet_classes(options.detector)
     raise UserError("convert: --from detops: expected --classes, --classes-file or --num-classes")
 
 

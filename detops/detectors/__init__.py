@@ -9,6 +9,10 @@ from .faster_rcnn import fasterrcnn_mobilenet_v3_large_fpn as fasterrcnn_mobilen
 from .faster_rcnn import fasterrcnn_resnet50_fpn as fasterrcnn_resnet50_fpn
 from .faster_rcnn import fasterrcnn_resnet50_fpn_v2 as fasterrcnn_resnet50_fpn_v2
 from .faster_rcnn import fasterrcnn_vgg16 as fasterrcnn_vgg16
+from .libra import libra_fasterrcnn_resnet50_fpn as libra_fasterrcnn_resnet50_fpn
+from .libra import libra_retinanet_resnet50_fpn as libra_retinanet_resnet50_fpn
+from .nas_fpn import retinanet_resnet50_nasfpn as retinanet_resnet50_nasfpn
+from .panet import fasterrcnn_resnet50_pafpn as fasterrcnn_resnet50_pafpn
 from .retinanet import retinanet_resnet50_fpn as retinanet_resnet50_fpn
 from .retinanet import retinanet_resnet50_fpn_v2 as retinanet_resnet50_fpn_v2
 from .ssd import ssd300_vgg16 as ssd300_vgg16
@@ -18,14 +22,23 @@ _BUILDERS = (
     fasterrcnn_mobilenet_v3_large_fpn,
     fasterrcnn_resnet50_fpn,
     fasterrcnn_resnet50_fpn_v2,
+    fasterrcnn_resnet50_pafpn,
     fasterrcnn_vgg16,
+    libra_fasterrcnn_resnet50_fpn,
+    libra_retinanet_resnet50_fpn,
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
+    retinanet_resnet50_nasfpn,
     ssd300_vgg16,
     ssdlite320_mobilenet_v3_large,
 )
 
-_WITHOUT_BACKGROUND = ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2")  # sigmoids: the first class is label 0
+_WITHOUT_BACKGROUND = (  # sigmoids: the first class is label 0
+    "libra_retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "retinanet_resnet50_nasfpn",
+)
 
 
 def names() -> list[str]:

@@ -1,7 +1,6 @@
 """Weights published elsewhere, read into our detectors. No code from a file is run."""
 
 import pickle
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -15,12 +14,14 @@ from ..heads.roi import TwoStageHead
 from ..heads.ssd import SSDHead
 from ..necks.ssd import VGGExtraLevels
 from ..ops import FrozenBatchNorm2d
+from . import mmdet_names
+from .renaming import Rules, renamed
 
 StateDict = Mapping[str, Tensor]
 Weights = StateDict | str | PathLike[str] | None
-Rules = tuple[tuple[str, str], ...]  # pattern of a name and what it becomes; the first that matches counts
 Model = TypeVar("Model", bound=nn.Module)
 
+_SOURCES = ("torchvision", "mmdet", "detops")
 _COUNTER = "num_batches_tracked"  # which frozen batch normalisation does not have
 
 # Files of torchvision whose frozen batch normalisation was trained without eps.
@@ -83,7 +84,7 @@ def load(
     Args:
         model: Built as its source's; on any device, of any dtype.
         weights: A state dict, or a file of ``torch.save`` (read with ``weights_only=True``) or of safetensors.
-        source: Whose names they have: "torchvision", or "detops" for our own.
+        source: Whose names they have: "torchvision", "mmdet", or "detops" for our own.
         batch_norm_eps: Of all frozen batch normalisation; None: as it is, but 0 for torchvision's files
             ``fasterrcnn_resnet50_fpn_coco-*.pth`` and ``retinanet_resnet50_fpn_coco-*.pth``, which were trained so.
 
@@ -93,13 +94,15 @@ def load(
     Raises:
         ValueError: If the file cannot be read, or names or shapes are not those of the model: the message names them.
     """
-    if source not in ("torchvision", "detops"):
-        raise ValueError(f'convert.load: expected source "torchvision" or "detops", got {source!r}')
+    if source not in _SOURCES:
+        raise ValueError(f"convert.load: expected source of {', '.join(_SOURCES)}, got {source!r}")
     state = dict(weights) if isinstance(weights, Mapping) else read(weights)
     if source == "torchvision":
         state = renamed_as_ours(state, model)
         if not isinstance(weights, Mapping) and Path(weights).name.startswith(_WITHOUT_EPS):
             batch_norm_eps = 0.0 if batch_norm_eps is None else batch_norm_eps
+    elif source == "mmdet":
+        state = mmdet_names.renamed_as_ours(state, model)
     _fill(model, state)
     if batch_norm_eps is not None:
         for module in model.modules():
@@ -109,13 +112,16 @@ def load(
 
 
 def load_own(model: Model, weights: Weights) -> Model:
-    """What a builder does with its ``weights``: nothing for None, else names as ours or as torchvision's."""
+    """What a builder does with its ``weights``: nothing for None, else names as ours, torchvision's or mmdet's."""
     if weights is None:
         return model
     state = weights if isinstance(weights, Mapping) else read(weights)
     own = set(model.state_dict())
-    source = "detops" if sum(name in own for name in state) * 2 > len(state) else "torchvision"
-    return load(model, state if isinstance(weights, Mapping) or source == "detops" else weights, source)
+    if any(name.startswith(mmdet_names.PREFIXES) for name in state):
+        source = "mmdet"
+    else:
+        source = "detops" if sum(name in own for name in state) * 2 > len(state) else "torchvision"
+    return load(model, weights if source == "torchvision" else state, source)
 
 
 def read(path: str | PathLike[str]) -> dict[str, Tensor]:
@@ -127,7 +133,12 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
 
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected weights in {path}: it is broken, or holds objects whose reading would run code;"
+            " whoever trusts it can save the weights alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"expected weights in {path}: {' '.join(str(error).split())[:200]}") from error
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -139,7 +150,7 @@ def read(path: str | PathLike[str]) -> dict[str, Tensor]:
 
 def renamed_as_ours(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
     """Weights of torchvision's detector by the names that ``model`` has for them."""
-    return _renamed(state, _rules(model))
+    return renamed(state, _rules(model))
 
 
 def _rules(model: nn.Module) -> Rules:
@@ -147,18 +158,6 @@ def _rules(model: nn.Module) -> Rules:
         if any(isinstance(part, kind) for part in model.children()):
             return rules
     raise ValueError(f"convert.load: expected a detector that torchvision has, got {type(model).__name__}")
-
-
-def _renamed(state: StateDict, rules: Rules) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, replacement in rules:
-            new, found = re.subn(f"^{pattern}", replacement, name)
-            if found:
-                name = new
-                break
-        renamed[name] = tensor
-    return renamed
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor]) -> None:

@@ -8,8 +8,10 @@ from torch import nn
 
 from .. import backbones, necks
 from ..heads.anchors import AnchorGenerator, CellSizes, check_levels
+from ..heads.layers import L1, DeltaLoss
 from ..heads.roi import BOX_WEIGHTS, PyramidRoIAlign, RoIHead, SingleRoIPool, TwoStageHead, convolutions, two_layers
-from ..heads.rpn import RPN
+from ..heads.rpn import DELTA_LOSS, RPN
+from ..heads.sampling import Sampler, sample_at_random
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from ..levels import Levels
 from ..necks import Neck, NoNeck
@@ -107,6 +109,27 @@ def fasterrcnn_vgg16(
     return convert.load_own(faster_rcnn(body, features, num_classes, **defaults | options), weights)
 
 
+def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
+    """What mmdet's Faster R-CNNs have otherwise than torchvision's, as options of :func:`faster_rcnn`.
+
+    Anchors that are not rounded and as far apart as the strides say, RoIAlign with features in the middle of their
+    pixels and as many samples as a bin has features, L1 losses, half as many proposals in training, no deltas of the
+    background.
+
+    Args:
+        strides: Of the neck's levels.
+    """
+    sizes = [(8 * stride,) for stride in strides]
+    return {
+        "anchors": AnchorGenerator(sizes, _ASPECT_RATIOS, rounded=False, steps=strides),
+        "pool": PyramidRoIAlign(strides, sampling_ratio=0, aligned=True),
+        "rpn_post_nms_top_n_train": 1000,
+        "rpn_delta_loss": L1,
+        "box_delta_loss": L1,
+        "box_background_deltas": False,
+    }
+
+
 def faster_rcnn(
     backbone: Levels,
     neck: Levels,
@@ -129,6 +152,8 @@ def faster_rcnn(
     rpn_batch_size_per_image: int = 256,
     rpn_positive_fraction: float = 0.5,
     rpn_score_thresh: float = 0.0,
+    rpn_negatives_per_positive: float | None = None,
+    rpn_delta_loss: DeltaLoss = DELTA_LOSS,
     pool: nn.Module | None = None,
     box_head: nn.Module | None = None,
     representation: int = 1024,
@@ -139,6 +164,9 @@ def faster_rcnn(
     box_bg_iou_thresh: float = 0.5,
     box_batch_size_per_image: int = 512,
     box_positive_fraction: float = 0.25,
+    box_sampler: Sampler = sample_at_random,
+    box_delta_loss: DeltaLoss = DELTA_LOSS,
+    box_background_deltas: bool = True,
     bbox_reg_weights: Sequence[float] = BOX_WEIGHTS,
 ) -> Detector:
     """A Faster R-CNN from its parts; names and defaults of torchvision.
@@ -164,6 +192,8 @@ def faster_rcnn(
         rpn_batch_size_per_image: Anchors that the loss sees.
         rpn_positive_fraction: Share of objects among them.
         rpn_score_thresh: Least objectness of a proposal.
+        rpn_negatives_per_positive: Most anchors without an object that the loss sees for each with one; None: any.
+        rpn_delta_loss: Of the deltas predicted and wanted; their sum.
         pool: Regions to (K, C, S, S); None: :class:`detops.heads.roi.PyramidRoIAlign` of 7 × 7.
         box_head: What follows, to (K, ``representation``); None: two fully connected layers.
         representation: Size of a region's representation.
@@ -174,12 +204,15 @@ def faster_rcnn(
         box_bg_iou_thresh: Overlap below which it is background.
         box_batch_size_per_image: Regions that the loss sees.
         box_positive_fraction: Share of objects among them.
+        box_sampler: Chooses them, as :func:`detops.heads.sampling.sample_libra`.
+        box_delta_loss: Of the deltas predicted and wanted; their sum.
+        box_background_deltas: Predict deltas of the background too.
         bbox_reg_weights: What the four box deltas are multiplied by.
     """
     channels = neck.channels[0]
     if anchor_sizes is not None:
         check_levels(anchor_sizes, len(neck.strides))
-        anchors = AnchorGenerator.of_sizes(anchor_sizes)
+        anchors = AnchorGenerator.of_sizes(anchor_sizes, anchors.steps if anchors else None)
     if anchors is None:
         anchors = AnchorGenerator([(32 * 2**i,) for i in range(len(neck.strides))], _ASPECT_RATIOS)
     rpn = RPN(
@@ -194,6 +227,8 @@ def faster_rcnn(
         post_nms_top_n=(rpn_post_nms_top_n_train, rpn_post_nms_top_n_test),
         nms_thresh=rpn_nms_thresh,
         score_thresh=rpn_score_thresh,
+        negatives_per_positive=rpn_negatives_per_positive,
+        delta_loss=rpn_delta_loss,
     )
     roi = RoIHead(
         pool or PyramidRoIAlign(neck.strides),
@@ -208,6 +243,9 @@ def faster_rcnn(
         batch_size_per_image=box_batch_size_per_image,
         positive_fraction=box_positive_fraction,
         box_weights=bbox_reg_weights,
+        sampler=box_sampler,
+        delta_loss=box_delta_loss,
+        background_deltas=box_background_deltas,
     )
     transform = ImageTransform(min_size, max_size, image_mean, image_std)
     return Detector(transform, backbone, neck, TwoStageHead(rpn, roi))

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ..heads.anchors import AnchorGenerator, CellSizes, check_levels
-from ..heads.layers import Norm
+from ..heads.layers import DeltaLoss, Norm
 from ..heads.retina import RetinaNetHead
 from ..images import IMAGENET_MEAN, IMAGENET_STD, ImageTransform
 from ..levels import Levels
@@ -48,6 +48,18 @@ def retinanet_resnet50_fpn_v2(
     return convert.load_own(retinanet(body, pyramid, num_classes, **defaults | options), weights)
 
 
+def mmdet_options(strides: Sequence[int]) -> dict[str, Any]:
+    """What mmdet's RetinaNets have otherwise than torchvision's, as options of :func:`retinanet`.
+
+    Anchors that are not rounded and as far apart as the strides say, and a hundred detections.
+
+    Args:
+        strides: Of the neck's levels.
+    """
+    sizes = [tuple(4 * stride * 2 ** (i / 3) for i in range(3)) for stride in strides]
+    return {"anchors": AnchorGenerator(sizes, rounded=False, steps=strides), "detections_per_img": 100}
+
+
 def retinanet(
     backbone: Levels,
     neck: Levels,
@@ -60,7 +72,8 @@ def retinanet(
     anchors: AnchorGenerator | None = None,
     anchor_sizes: CellSizes | None = None,
     norm_layer: Norm | None = None,
-    box_loss: str = "l1",
+    box_loss: str | DeltaLoss = "l1",
+    size_divisible: int = 32,
     **options: Any,
 ) -> Detector:
     """A RetinaNet from its parts; names and defaults of torchvision.
@@ -76,15 +89,18 @@ def retinanet(
         anchors: One set for each level; None: three sizes from 32 and three shapes, doubled from level to level.
         anchor_sizes: Of each level the anchors' widths and heights, in pixels, in place of ``anchors``.
         norm_layer: Makes the normalisation behind the head's convolutions.
-        box_loss: "l1" or "giou".
+        box_loss: "l1", "giou" or a loss of the deltas.
+        size_divisible: What height and width of a batch are padded to a multiple of.
         options: Further ones of :class:`detops.heads.retina.RetinaNetHead`: ``score_thresh``, ``nms_thresh``,
-            ``detections_per_img``, ``fg_iou_thresh``, ``bg_iou_thresh`` and ``topk_candidates``.
+            ``detections_per_img``, ``fg_iou_thresh``, ``bg_iou_thresh``, ``topk_candidates`` and
+            ``norm_per_level``.
     """
     if anchor_sizes is not None:
         check_levels(anchor_sizes, len(neck.strides))
-        anchors = AnchorGenerator.of_sizes(anchor_sizes)
+        anchors = AnchorGenerator.of_sizes(anchor_sizes, anchors.steps if anchors else None)
     if anchors is None:
         sides = [32 * 2**i for i in range(len(neck.strides))]
         anchors = AnchorGenerator([(s, int(s * 2 ** (1 / 3)), int(s * 2 ** (2 / 3))) for s in sides])
     head = RetinaNetHead(neck.channels[0], num_classes, anchors, norm_layer, box_loss, **options)
-    return Detector(ImageTransform(min_size, max_size, image_mean, image_std), backbone, neck, head)
+    transform = ImageTransform(min_size, max_size, image_mean, image_std, size_divisible)
+    return Detector(transform, backbone, neck, head)

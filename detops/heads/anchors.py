@@ -20,15 +20,24 @@ class AnchorGenerator(nn.Module):
     Args:
         sizes: Of each level the square roots of the anchors' areas, in pixels.
         aspect_ratios: Height over width of each level's anchors; or of every level's, if there is one entry.
+        rounded: To whole pixels, as torchvision's; mmdet's are not.
+        steps: Pixels from one location of a level to the next, as mmdet's; None: the image's over the level's size.
     """
 
-    def __init__(self, sizes: Sizes, aspect_ratios: Sizes = ((0.5, 1.0, 2.0),)) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        aspect_ratios: Sizes = ((0.5, 1.0, 2.0),),
+        rounded: bool = True,
+        steps: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
+        self.steps = steps
         ratios = list(aspect_ratios) * len(sizes) if len(aspect_ratios) == 1 else list(aspect_ratios)
-        self._set_cells([cell_anchors(size, ratio) for size, ratio in zip(sizes, ratios, strict=True)])
+        self._set_cells([cell_anchors(size, ratio, rounded) for size, ratio in zip(sizes, ratios, strict=True)])
 
     @classmethod
-    def of_sizes(cls, sizes: CellSizes) -> "AnchorGenerator":
+    def of_sizes(cls, sizes: CellSizes, steps: Sequence[int] | None = None) -> "AnchorGenerator":
         """Anchors of the widths and heights given, in pixels, as many for each level; such as were fitted to data.
 
         Raises:
@@ -36,7 +45,7 @@ class AnchorGenerator(nn.Module):
         """
         if len({len(level) for level in sizes}) != 1:
             raise ValueError(f"expected as many anchors for each level, got {[len(level) for level in sizes]}")
-        generator = cls(())
+        generator = cls((), steps=steps)
         halves = [_checked(level) / 2 for level in sizes]
         generator._set_cells([torch.cat([-half, half], dim=1) for half in halves])
         return generator
@@ -55,7 +64,10 @@ class AnchorGenerator(nn.Module):
     def forward(self, features: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         """Anchors of all levels, (N, 4), in pixels of the batch; in float32 for half-precision features."""
         sizes = [(f.shape[2], f.shape[3]) for f in features]
-        strides = [(image_size[0] // h, image_size[1] // w) for h, w in sizes]
+        if self.steps is None:
+            strides = [(image_size[0] // h, image_size[1] // w) for h, w in sizes]
+        else:
+            strides = [(step, step) for step in self.steps]
         dtype = torch.promote_types(features[0].dtype, torch.float32)
         cells = [self.get_buffer(f"cells_{i}").to(dtype) for i in range(len(features))]
         return anchor_grid(cells, sizes, strides)
@@ -75,12 +87,13 @@ def _checked(level: Sequence[Sequence[float]]) -> Tensor:
     return sizes
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors around (0, 0), (len(aspect_ratios) * len(sizes), 4), rounded to whole pixels."""
+def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float], rounded: bool = True) -> Tensor:
+    """Anchors around (0, 0), (len(aspect_ratios) * len(sizes), 4), rounded to whole pixels or not."""
     side = torch.as_tensor(sizes, dtype=torch.float32)
     tall = torch.as_tensor(aspect_ratios, dtype=torch.float32).sqrt()
     widths, heights = ((1 / tall)[:, None] * side).flatten(), (tall[:, None] * side).flatten()
-    return (torch.stack([-widths, -heights, widths, heights], dim=1) / 2).round()
+    anchors = torch.stack([-widths, -heights, widths, heights], dim=1) / 2
+    return anchors.round() if rounded else anchors
 
 
 class DefaultBoxes(nn.Module):

@@ -1,16 +1,19 @@
 """What heads share: convolutions with normalisation, predictions as rows, and the choice of the best boxes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..images import Detections, ImageBatch
-from ..ops import decode_boxes, nms_padded
+from ..ops import decode_boxes, nms_padded, smooth_l1_loss
 from ..ops._indices_above import indices_above
 
 Norm = Callable[[int], nn.Module]
+DeltaLoss = Callable[[Tensor, Tensor], Tensor]  # of deltas predicted and wanted, (N, 4) both; their sum
+L1: DeltaLoss = partial(smooth_l1_loss, beta=0.0, reduction="sum")
 
 
 def conv_block(in_channels: int, out_channels: int, norm_layer: Norm | None = None) -> nn.Sequential:

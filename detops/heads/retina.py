@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..images import Detections, ImageBatch, Target
-from ..ops import decode_boxes, encode_boxes, generalized_box_iou_loss, sigmoid_focal_loss_from_labels, smooth_l1_loss
+from ..ops import decode_boxes, encode_boxes, generalized_box_iou_loss, sigmoid_focal_loss_from_labels
 from . import Head
 from .anchors import AnchorGenerator
 from .layers import (
+    L1,
+    DeltaLoss,
     Norm,
     best_detections,
     best_scores,
@@ -41,13 +43,14 @@ class RetinaNetHead(Head):
         num_classes: C; labels are 0 to C - 1.
         anchors: One set for each level, as many in each.
         norm_layer: Makes the normalisation behind each convolution.
-        box_loss: "l1" of the deltas or "giou" of the boxes.
+        box_loss: "l1" of the deltas, another loss of theirs, or "giou" of the boxes.
         score_thresh: Least score of a detection, exclusive.
         nms_thresh: Overlap above which the lower score of a class is dropped.
         detections_per_img: Most detections of an image.
         fg_iou_thresh: Least overlap of an anchor that is an object.
         bg_iou_thresh: Overlap below which it is background.
         topk_candidates: Most candidates of each level.
+        norm_per_level: Normalise each level by itself; the convolutions are shared all the same.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class RetinaNetHead(Head):
         num_classes: int,
         anchors: AnchorGenerator,
         norm_layer: Norm | None = None,
-        box_loss: str = "l1",
+        box_loss: str | DeltaLoss = "l1",
         *,
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
@@ -64,25 +67,27 @@ class RetinaNetHead(Head):
         fg_iou_thresh: float = 0.5,
         bg_iou_thresh: float = 0.4,
         topk_candidates: int = 1000,
+        norm_per_level: bool = False,
     ) -> None:
         super().__init__()
-        if box_loss not in ("l1", "giou"):
-            raise ValueError(f'RetinaNetHead: expected box_loss "l1" or "giou", got {box_loss!r}')
+        if not callable(box_loss) and box_loss not in ("l1", "giou"):
+            raise ValueError(f'RetinaNetHead: expected box_loss "l1", "giou" or a function, got {box_loss!r}')
         self.anchors = anchors
         self.num_classes = num_classes
         self.labels = range(num_classes)
-        self.box_loss = box_loss
+        self.box_loss = L1 if box_loss == "l1" else box_loss
         self.score_thresh, self.nms_thresh = score_thresh, nms_thresh
         self.detections_per_img, self.topk_candidates = detections_per_img, topk_candidates
         self.fg_iou_thresh, self.bg_iou_thresh = fg_iou_thresh, bg_iou_thresh
         per_location = anchors.per_location[0]
-        self.classification = _Tower(in_channels, per_location * num_classes, norm_layer)
-        self.regression = _Tower(in_channels, per_location * 4, norm_layer)
+        levels = len(anchors.per_location) if norm_per_level else None
+        self.classification = _tower(in_channels, per_location * num_classes, norm_layer, levels)
+        self.regression = _tower(in_channels, per_location * 4, norm_layer, levels)
         prior = -math.log((1 - _PRIOR_PROBABILITY) / _PRIOR_PROBABILITY)
-        self.classification.predictor.bias = nn.Parameter(torch.full((per_location * num_classes,), prior))
+        nn.init.constant_(self.classification.get_parameter("predictor.bias"), prior)
 
     def forward(self, features: Sequence[Tensor]) -> Predictions:
-        return Predictions([self.classification(f) for f in features], [self.regression(f) for f in features])
+        return Predictions(self.classification(features), self.regression(features))
 
     def losses(self, features: Sequence[Tensor], batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Losses "classification" and "bbox_regression", each per object and then the mean over images."""
@@ -126,8 +131,8 @@ class RetinaNetHead(Head):
         for predicted, target, match in zip(every, targets, matches, strict=True):
             at = (match >= 0).nonzero()[:, 0]
             boxes = target["boxes"][match[at]]
-            if self.box_loss == "l1":
-                loss = smooth_l1_loss(predicted[at], encode_boxes(boxes, anchors[at]), beta=0.0, reduction="sum")
+            if callable(self.box_loss):
+                loss = self.box_loss(predicted[at], encode_boxes(boxes, anchors[at]))
             else:
                 loss = generalized_box_iou_loss(decode_boxes(predicted[at], anchors[at]), boxes, reduction="sum")
             losses.append(loss / max(1, len(at)))
@@ -168,6 +173,15 @@ def _logit(probability: float) -> float:
     return math.log(smaller / (1 - smaller)) if 0 < smaller < 1 else -math.inf if smaller <= 0 else math.inf
 
 
+def _tower(in_channels: int, out_channels: int, norm_layer: Norm | None, levels: int | None) -> nn.Module:
+    """Convolutions and a predictor; with a number of levels, each has normalisation of its own."""
+    if levels is None:
+        return _Tower(in_channels, out_channels, norm_layer)
+    if norm_layer is None:
+        raise ValueError("RetinaNetHead: expected a norm_layer for norm_per_level, got None")
+    return _TowerPerLevel(in_channels, out_channels, norm_layer, levels)
+
+
 class _Tower(nn.Module):
     """Four convolutions and a predictor, shared by all levels."""
 
@@ -177,5 +191,26 @@ class _Tower(nn.Module):
         self.predictor = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         initialise_normal(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.predictor(self.conv(x))
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [self.predictor(self.conv(x)) for x in features]
+
+
+class _TowerPerLevel(nn.Module):
+    """The like, each level with normalisation of its own (https://arxiv.org/abs/1904.07392, section 4.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_layer: Norm, levels: int) -> None:
+        super().__init__()
+        self.conv = nn.ModuleList(
+            nn.Conv2d(in_channels, in_channels, kernel_size=3, padding=1, bias=False) for _ in range(4)
+        )
+        self.norms = nn.ModuleList(nn.ModuleList(norm_layer(in_channels) for _ in self.conv) for _ in range(levels))
+        self.predictor = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+        initialise_normal(self)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        predictions = []
+        for x, norms in zip(features, self.norms, strict=True):
+            for conv, norm in zip(self.conv, cast(nn.ModuleList, norms), strict=True):
+                x = norm(conv(x)).relu_()
+            predictions.append(self.predictor(x))
+        return predictions

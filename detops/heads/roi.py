@@ -8,13 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..images import Detections, ImageBatch, Target
-from ..ops import decode_boxes, encode_boxes, match_boxes, multi_scale_roi_align, roi_pool, smooth_l1_loss
+from ..ops import decode_boxes, encode_boxes, match_boxes, multi_scale_roi_align, roi_pool
 from . import Head
-from .layers import Norm, best_detections, conv_block
-from .matching import BACKGROUND
-from .rpn import BETA, RPN, Proposals
+from .layers import DeltaLoss, Norm, best_detections, conv_block
+from .rpn import DELTA_LOSS, RPN, Proposals
 from .rpn import Predictions as RPNPredictions
-from .sampling import sample_balanced
+from .sampling import Sampler, sample_at_random
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 _MAX_STRIDE = 32  # of a level that regions are taken from
@@ -25,7 +24,7 @@ class Predictions(NamedTuple):
     """Of the regions of all images."""
 
     logits: Tensor  # (K, C), the background is class 0
-    deltas: Tensor  # (K, C, 4)
+    deltas: Tensor  # (K, C, 4), or (K, C - 1, 4) without any for the background
 
 
 class RoIHead(nn.Module):
@@ -44,6 +43,9 @@ class RoIHead(nn.Module):
         batch_size_per_image: Regions of an image that the losses see.
         positive_fraction: Share of objects among them at most.
         box_weights: What the four deltas are multiplied by.
+        sampler: Chooses those regions.
+        delta_loss: Of the deltas predicted and wanted; their sum.
+        background_deltas: Predict deltas for the background too, which nothing is done with, as torchvision's.
     """
 
     def __init__(
@@ -61,6 +63,9 @@ class RoIHead(nn.Module):
         batch_size_per_image: int = 512,
         positive_fraction: float = 0.25,
         box_weights: Sequence[float] = BOX_WEIGHTS,
+        sampler: Sampler = sample_at_random,
+        delta_loss: DeltaLoss = DELTA_LOSS,
+        background_deltas: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -68,15 +73,17 @@ class RoIHead(nn.Module):
         self.fg_iou_thresh, self.bg_iou_thresh = fg_iou_thresh, bg_iou_thresh
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.box_weights = tuple(box_weights)
+        self.sampler, self.delta_loss = sampler, delta_loss
+        self.first_with_deltas = 0 if background_deltas else 1
         self.pool = pool
         self.box_head = box_head
         self.classes = nn.Linear(representation, num_classes)
-        self.deltas = nn.Linear(representation, num_classes * 4)
+        self.deltas = nn.Linear(representation, (num_classes - self.first_with_deltas) * 4)
 
     def forward(self, features: Sequence[Tensor], boxes: Sequence[Tensor]) -> Predictions:
         """Predictions for the boxes (N_i, 4) of each image, one image after the other."""
         hidden = self.box_head(self.pool(features, _rois(boxes)))
-        return Predictions(self.classes(hidden), self.deltas(hidden).view(-1, self.num_classes, 4))
+        return Predictions(self.classes(hidden), self.deltas(hidden).unflatten(1, (-1, 4)))
 
     def losses(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target]
@@ -86,7 +93,7 @@ class RoIHead(nn.Module):
         logits, deltas = self(features, boxes)
         positive = (labels > 0).nonzero()[:, 0]
         wanted = encode_boxes(gt_boxes, torch.cat(boxes)[positive], self.box_weights)
-        box_loss = smooth_l1_loss(deltas[positive, labels[positive]], wanted, BETA, "sum")
+        box_loss = self.delta_loss(deltas[positive, labels[positive] - self.first_with_deltas], wanted)
         total = max(1, len(labels))  # without proposals and objects there are none
         return {
             "loss_classifier": F.cross_entropy(logits, labels, reduction="sum") / total,
@@ -97,12 +104,10 @@ class RoIHead(nn.Module):
         """A mini-batch of each image: the boxes of each; the labels of all; the objects that the positives are."""
         gt_boxes = [target["boxes"].to(p.dtype) for target, p in zip(targets, proposals, strict=True)]
         candidates = [torch.cat(pair) for pair in zip(proposals, gt_boxes, strict=True)]  # the objects are among them
-        matches, _ = match_boxes(gt_boxes, candidates, self.fg_iou_thresh, self.bg_iou_thresh)
+        matches, ious = match_boxes(gt_boxes, candidates, self.fg_iou_thresh, self.bg_iou_thresh)
         boxes, labels, objects = [], [], []
-        for candidate, gt, target, match in zip(candidates, gt_boxes, targets, matches, strict=True):
-            positive, negative = sample_balanced(
-                match >= 0, match == BACKGROUND, self.batch_size_per_image, self.positive_fraction
-            )
+        for candidate, gt, target, match, iou in zip(candidates, gt_boxes, targets, matches, ious, strict=True):
+            positive, negative = self.sampler(match, iou, self.batch_size_per_image, self.positive_fraction)
             boxes.append(candidate[torch.cat([positive, negative])])
             labels.append(F.pad(target["labels"][match[positive]], (0, len(negative))))
             objects.append(gt[match[positive]])
@@ -111,7 +116,7 @@ class RoIHead(nn.Module):
     def detect(self, features: Sequence[Tensor], batch: ImageBatch, proposals: Sequence[Tensor]) -> Detections:
         """The best detections of each image among its proposals (N_i, 4), labels from 1 to C - 1."""
         logits, deltas = self(features, proposals)
-        scores, deltas = logits.softmax(dim=-1)[:, 1:], deltas[:, 1:]
+        scores, deltas = logits.softmax(dim=-1)[:, 1:], deltas[:, 1 - self.first_with_deltas :]
         counts = [len(boxes) for boxes in proposals]
         images = zip(scores.split(counts), deltas.split(counts), proposals, batch.sizes, strict=True)
         return Detections(*map(torch.cat, zip(*(self._detect_in(*image) for image in images), strict=True)))
@@ -173,17 +178,22 @@ class PyramidRoIAlign(nn.Module):
     Args:
         strides: Of the levels; regions are taken from those up to 32.
         output_size: Bins along each side.
-        sampling_ratio: Samples of each bin along each side.
+        sampling_ratio: Samples of each bin along each side; 0: one for each feature of a bin.
+        aligned: Put features in the middle of their pixels; torchvision's detectors do not, mmdet's do.
     """
 
-    def __init__(self, strides: Sequence[int], output_size: int = 7, sampling_ratio: int = 2) -> None:
+    def __init__(
+        self, strides: Sequence[int], output_size: int = 7, sampling_ratio: int = 2, aligned: bool = False
+    ) -> None:
         super().__init__()
-        self.output_size, self.sampling_ratio = output_size, sampling_ratio
+        self.output_size, self.sampling_ratio, self.aligned = output_size, sampling_ratio, aligned
         self.scales = [1 / stride for stride in strides if stride <= _MAX_STRIDE] or [1 / strides[0]]
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         levels = list(features[: len(self.scales)])
-        return multi_scale_roi_align(levels, rois, self.output_size, self.scales, self.sampling_ratio)
+        return multi_scale_roi_align(
+            levels, rois, self.output_size, self.scales, self.sampling_ratio, aligned=self.aligned
+        )
 
 
 class SingleRoIPool(nn.Module):

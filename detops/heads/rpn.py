@@ -1,6 +1,7 @@
 """Region Proposal Network: which anchors hold an object of any class, and where exactly."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 from ..images import ImageBatch, Target
 from ..ops import encode_boxes, nms_padded, smooth_l1_loss
 from .anchors import AnchorGenerator
-from .layers import all_rows, conv_block, decode_in_images, gather_rows, initialise_normal, rows
+from .layers import DeltaLoss, all_rows, conv_block, decode_in_images, gather_rows, initialise_normal, rows
 from .matching import BACKGROUND, match_anchors
 from .sampling import sample_balanced
 
 _MIN_SIZE = 1e-3  # pixels; smaller proposals are dropped
-BETA = 1 / 9  # of the smooth L1 loss
+DELTA_LOSS: DeltaLoss = partial(smooth_l1_loss, beta=1 / 9, reduction="sum")
 
 
 class Predictions(NamedTuple):
@@ -47,6 +48,8 @@ class RPN(nn.Module):
         post_nms_top_n: Of each image after it: in training, in evaluation.
         nms_thresh: Overlap above which the lower proposal of a level is dropped.
         score_thresh: Least objectness of a proposal, as a probability.
+        negatives_per_positive: How many anchors without an object the losses see at most for each with one; None: any.
+        delta_loss: Of the deltas predicted and wanted; their sum.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class RPN(nn.Module):
         post_nms_top_n: tuple[int, int] = (2000, 1000),
         nms_thresh: float = 0.7,
         score_thresh: float = 0.0,
+        negatives_per_positive: float | None = None,
+        delta_loss: DeltaLoss = DELTA_LOSS,
     ) -> None:
         super().__init__()
         self.anchors = anchors
@@ -70,6 +75,7 @@ class RPN(nn.Module):
         self.batch_size_per_image, self.positive_fraction = batch_size_per_image, positive_fraction
         self.pre_nms_top_n, self.post_nms_top_n = pre_nms_top_n, post_nms_top_n
         self.nms_thresh, self.score_thresh = nms_thresh, score_thresh
+        self.negatives_per_positive, self.delta_loss = negatives_per_positive, delta_loss
         per_location = anchors.per_location[0]
         self.conv = nn.Sequential(*(conv_block(in_channels, in_channels) for _ in range(conv_depth)))
         self.objectness = nn.Conv2d(in_channels, per_location, kernel_size=1)
@@ -107,7 +113,11 @@ class RPN(nn.Module):
         positives, negatives, boxes, starts = [], [], [], []
         for i, (match, target) in enumerate(zip(matches, targets, strict=True)):
             positive, negative = sample_balanced(
-                match >= 0, match == BACKGROUND, self.batch_size_per_image, self.positive_fraction
+                match >= 0,
+                match == BACKGROUND,
+                self.batch_size_per_image,
+                self.positive_fraction,
+                self.negatives_per_positive,
             )
             boxes.append(target["boxes"][match[positive]])
             starts.append(anchors[positive])
@@ -122,5 +132,5 @@ class RPN(nn.Module):
         wanted = encode_boxes(torch.cat(boxes), torch.cat(starts))
         return {
             "loss_objectness": F.binary_cross_entropy_with_logits(objectness, labels),
-            "loss_rpn_box_reg": smooth_l1_loss(deltas, wanted, BETA, "sum") / max(1, len(sampled)),
+            "loss_rpn_box_reg": self.delta_loss(deltas, wanted) / max(1, len(sampled)),
         }

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from torch import nn
 
 from ..levels import Levels, as_levels
+from .balanced import BalancedPyramid as BalancedPyramid
 from .fpn import FPN as FPN
+from .nas_fpn import NASFPN as NASFPN
+from .pan import PAN as PAN
 from .ssd import ExtraLevels as ExtraLevels
 from .ssd import VGGExtraLevels as VGGExtraLevels
 

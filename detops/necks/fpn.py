@@ -16,7 +16,7 @@ class FPN(FeaturePyramidNetwork, Levels):
         strides: Of the backbone's levels.
         out_channels: Of every level of the pyramid.
         extra: Levels above: None; "pool", one, as Faster R-CNN; "p6p7" or "c6p7", two by convolutions, as RetinaNet,
-            from the pyramid's last level or from the backbone's.
+            from the pyramid's last level or from the backbone's; "c6p7_linear", the latter without a ReLU in between.
         norm_layer: Makes the normalisation behind each convolution.
     """
 
@@ -33,6 +33,7 @@ class FPN(FeaturePyramidNetwork, Levels):
             "pool": LastLevelMaxPool,
             "p6p7": lambda: LastLevelP6P7(out_channels, out_channels),
             "c6p7": lambda: LastLevelP6P7(channels[-1], out_channels),
+            "c6p7_linear": lambda: _LinearP6P7(channels[-1], out_channels),
         }
         if extra not in blocks:
             raise ValueError(f"FPN: expected extra of {', '.join(map(repr, blocks))}, got {extra!r}")
@@ -44,3 +45,11 @@ class FPN(FeaturePyramidNetwork, Levels):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:  # type: ignore[override]
         """The backbone's levels (B, channels[i], H_i, W_i) to the pyramid's (B, out_channels, H_i, W_i)."""
         return list(super().forward({str(i): feature for i, feature in enumerate(features)}).values())
+
+
+class _LinearP6P7(LastLevelP6P7):
+    """p7 from p6 as it is; p6 always from the backbone's last level."""
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        p6 = self.p6(x[-1])
+        return [*results, p6, self.p7(p6)], [*names, "p6", "p7"]

@@ -47,7 +47,7 @@ _ADAMW = {"detect": Recipe(1e-4, 16, 0.05), "classify": Recipe(1e-3, 256, 0.05),
 def recipe(task: str, name: str) -> Recipe:
     """How a model is trained with stochastic gradient descent: by its paper, or as RetinaNet."""
     if task == "detect":
-        found = (recipe for family, recipe in _DETECTORS.items() if name.startswith(family))
+        found = (recipe for family, recipe in _DETECTORS.items() if name.removeprefix("libra_").startswith(family))
         return next(found, _DETECTORS["retinanet"])
     return _CLASSIFIER if task == "classify" else _SEGMENTER
 

@@ -17,6 +17,7 @@ def options(**given: object) -> TrainingOptions:
     ("name", "batch", "rate", "decay"),
     [
         ("fasterrcnn_resnet50_fpn", 16, 0.02, 1e-4),
+        ("libra_fasterrcnn_resnet50_fpn", 16, 0.02, 1e-4),
         ("retinanet_resnet50_fpn_v2", 16, 0.01, 1e-4),
         ("retinanet_resnet50_fpn", 4, 0.0025, 1e-4),
         ("ssd300_vgg16", 32, 1e-3, 5e-4),
