@@ -186,3 +186,5 @@ def _parse(path: Path) -> Element:
         raise ReadError(path, f"no annotation ({error.strerror})") from error
     except expat.ExpatError as error:
         raise ReadError(f"{path}:{error.lineno}", f"not XML ({expat.ErrorString(error.code)})") from error
+    except (ValueError, LookupError) as error:  # of its encoding
+        raise ReadError(path, f"not XML ({error})") from error
