@@ -70,7 +70,8 @@ def main(options: argparse.Namespace) -> int:
     wanted = checkpoint.options if checkpoint else None
     task = checkpoint.config.task if checkpoint else options.task or "detect"
     spec, val_spec, strict = (wanted.data, wanted.val_data, wanted.strict) if wanted else _data(options)
-    training = data.open(spec, "train", task=task, strict=strict)
+    classes = checkpoint.config.classes if checkpoint else None
+    training = data.open(spec, "train", task=task, strict=strict, classes=classes)
     validation = data.open(val_spec, "val", task=task, strict=strict, classes=training.classes)
     for dataset in (training, validation):
         if dataset.problems:
@@ -133,6 +134,8 @@ def _new(options: argparse.Namespace, task: str, training: "Dataset", say: Calla
     folder = parts.output_folder(options.out or f"runs/{name}", "train")
     if (folder / LAST).exists():
         raise UserError(f"train: --out {folder}: expected a new folder, got one with a training: --resume {folder}")
+    if (folder / BEST).exists():
+        raise UserError(f"train: --out {folder}: expected a new folder, got one with a {BEST}")
     config = ModelConfig(task, name, training.classes, _builder_options(options, task, name, source))
     strategy = Strategy.parse(wanted.finetune)
     if options.auto_anchors:
@@ -167,6 +170,8 @@ def _model_name(options: argparse.Namespace, task: str, source: ModelConfig | No
 def _training_options(options: argparse.Namespace, task: str, name: str) -> TrainingOptions:
     from ..data import transforms
 
+    if task != "detect" and options.augmentation:
+        raise UserError(f"train: --augmentation {options.augmentation}: expected --task detect, got {task}")
     given = {field: getattr(options, field) for field in _OPTIONS}
     given["device"] = parts.device(options.device, "train").type
     given["augmentation"] = options.augmentation or transforms.augmentation_of(name)

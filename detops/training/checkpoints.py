@@ -69,13 +69,15 @@ class Checkpoint:
             if not zipfile.is_zipfile(path):
                 raise ValueError("it is no file of torch.save's, or only a part of one")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if state.pop("format") != _FORMAT:
-                raise ValueError("it was written by another version")
+            if not isinstance(state, dict):
+                raise ValueError(f"got {type(state).__name__}")
+            if state.pop("format", None) != _FORMAT:
+                raise ValueError("it is something else, or of another version")
             state["config"] = ModelConfig.from_json(state["config"])
             state["options"] = TrainingOptions.from_json(state["options"])
             state["progress"] = Progress(**state["progress"])
             return Checkpoint(**state | {"new": tuple(state["new"])})
-        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (pickle.UnpicklingError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"expected a training's checkpoint in {path}: {str(error)[:300]}") from error
 
     def build(self) -> nn.Module:
@@ -99,5 +101,5 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfig]:
     checkpoint = Checkpoint.load(path)
     try:
         return checkpoint.build(), checkpoint.config
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"expected a training's checkpoint in {path}: {str(error)[:300]}") from error

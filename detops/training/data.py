@@ -41,6 +41,11 @@ class Data(LightningDataModule):
             raise UserError(
                 f"train: expected images for each of {place[1]} devices, to train and to evaluate, got none"
             )
+        if self.progress.batch >= self.batches_per_epoch:
+            raise UserError(
+                f"train: --resume: expected the data that the training began with, got {self.batches_per_epoch}"
+                f" batches an epoch, of which {self.progress.batch} are done"
+            )
 
     def train_dataloader(self) -> "_Rest":
         return _Rest(self, self.progress.epoch, self.progress.batch)

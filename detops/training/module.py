@@ -81,8 +81,11 @@ class TrainingModule(LightningModule):
         total_steps = options.num_epochs * math.ceil(self.data.batches_per_epoch / options.accumulate)
         schedule = LambdaLR(optimiser, optimisers.schedule(options, total_steps))
         if self.optimizer_state:
-            optimiser.load_state_dict(self.optimizer_state["optimizer"])
-            schedule.load_state_dict(self.optimizer_state["schedule"])
+            try:
+                optimiser.load_state_dict(self.optimizer_state["optimizer"])
+                schedule.load_state_dict(self.optimizer_state["schedule"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"train: --resume: expected the state of {options.optimizer}: {error}") from error
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:

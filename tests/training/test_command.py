@@ -1,6 +1,7 @@
 """``detops train``: what it says, leaves and refuses."""
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -85,6 +86,32 @@ def test_interrupted_and_resumed(
     assert "last.ckpt, all of them" in capsys.readouterr().out
 
 
+def test_goes_on_from_nothing_else(tmp_path: Path) -> None:
+    """A checkpoint that is broken or another's, and data that changed, are the user's mistakes."""
+    assert run(tmp_path / "run", "--checkpoint-steps", 1) == 0
+    good = Checkpoint.load(tmp_path / "run")
+    middle = dataclasses.replace(good.progress, epoch=1, batch=1, evaluated=True)
+    resumed = dataclasses.replace(good, progress=middle)
+    path = tmp_path / "run" / "last.ckpt"
+    for changes, message in (
+        ({"config": dataclasses.replace(good.config, classes=("0", "9", *"12345678"))}, "expected classes 0, 1, 2"),
+        ({"progress": dataclasses.replace(middle, batch=3)}, "3 batches an epoch, of which 3 are done"),
+        ({"model": {}}, "expected weights of ssdlite320"),
+        ({"optimizer": {"optimizer": {}}}, "expected the state of sgd"),
+    ):
+        dataclasses.replace(resumed, **changes).save(path)
+        with pytest.raises(UserError, match=message):
+            detops("--resume", path)
+    for content in (torch.zeros(3), None, [1], {"state_dict": {}}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="expected a training's checkpoint in"):
+            detops("--resume", path)
+
+    path.unlink()
+    with pytest.raises(UserError, match=r"got one with a best\.safetensors"):
+        run(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +122,12 @@ def test_interrupted_and_resumed(
         (["--data", DATA, "--task", "classify"], "expected --backbone NAME"),
         (["--data", DATA, *SSD, "--batch-size", "0"], "--batch-size at least 1, got 0"),
         (["--data", DATA, *SSD, "--finetune", "tail"], "--finetune all, partial:K"),
+        (["--data", DATA, *SSD, "--seed", 10**25], "--seed from 0 to below"),
+        (["--data", DATA, "--detector", "retinanet_resnet50_fpn", "--neck-channels", "-1"], "negative dimension"),
+        (
+            ["--data", DATA, "--task", "classify", "--backbone", "resnet18", "--augmentation", "ssd"],
+            "--augmentation ssd: expected --task detect, got classify",
+        ),
         (["--data", DATA, *SSD, "--backbone", "nosuch"], "timm model, got 'nosuch'"),
         (["--data", DATA, *SSD, "--weights", "nosuch"], "found none at nosuch"),
         (["--data", DATA, *SSD, "--devices", "3"], "--batch-size that 3 devices share evenly, got 8"),
