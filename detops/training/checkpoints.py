@@ -43,7 +43,11 @@ class Checkpoint:
     new: tuple[str, ...]
 
     def save(self, path: Path) -> None:
-        """Writes all of it or nothing."""
+        """Writes all of it or nothing.
+
+        Raises:
+            UserError: If the disk is full.
+        """
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         state |= {
             "format": _FORMAT,
@@ -53,7 +57,10 @@ class Checkpoint:
             "new": list(self.new),
         }
         with model_file.replacing(path) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise UserError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Checkpoint":

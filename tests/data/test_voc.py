@@ -126,7 +126,8 @@ def test_a_wrong_size_is_reported(make, size: str, what: str) -> None:
 def test_faulty_files_are_reported(make, tmp_path: Path) -> None:
     dog = object_of("dog", 1, 1, 5, 5)
     spec = make({"a": dog, "text": dog, "unfinished": dog, "greedy": dog})
-    write_list(tmp_path, "train", "a 1", "a", "", "no_xml", "no_jpg", "text", "unfinished", "greedy", "gb2312", "klingon")
+    faulty = ("no_xml", "no_jpg", "text", "unfinished", "greedy", "gb2312", "klingon")
+    write_list(tmp_path, "train", "a 1", "a", "", *faulty)
     annotations = tmp_path / "Annotations"
     (annotations / "no_jpg.xml").write_text("<annotation/>")
     (annotations / "unfinished.xml").write_text("<annotation>\n<object>\n</annotation>")
