@@ -52,7 +52,7 @@ def main(options: argparse.Namespace) -> int:
         _show(metrics)
     for file in files:
         print(f"wrote {file}")
-    return 0 if seen == len(dataset) else 1
+    return 0 if seen == len(dataset) and not dataset.problems.num_unreadable else 1
 
 
 def evaluate(

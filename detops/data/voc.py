@@ -117,7 +117,7 @@ def _annotation(folder: Path, name: str, problems: Problems) -> _File | None:
     try:
         root = _parse(path)
     except ReadError as error:
-        problems.report(error.problem.where, f"{error.problem.what}; its image is left out")
+        problems.report_unreadable(error, "its image is left out")
         return None
     objects = []
     for element in root.findall("object"):
