@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -238,7 +239,7 @@ def _stopped(folder: Path) -> str:
     if not (folder / LAST).exists():
         return "stopped before anything was kept"
     kept = Checkpoint.load(folder).progress
-    return f"stopped: epoch {kept.epoch + 1}, batch {kept.batch}; to go on: detops train --resume {folder}"
+    return f"stopped: epoch {kept.epoch + 1}, batch {kept.batch}; to go on: detops train --resume {quote(str(folder))}"
 
 
 def _summary(plan: Plan, training: "Dataset", validation: "Dataset") -> str:
@@ -276,6 +277,7 @@ def _conclude(plan: Plan, outcome: "Outcome", say: Callable[[str], None], show: 
     if outcome.metrics is not None:
         show(report.rich_table(outcome.metrics))
     say(f"best {progress.metric} {progress.best:.4f} after epoch {progress.best_epoch + 1}: {folder / BEST}")
-    say(f"detops evaluate --weights {folder / BEST} --data {plan.options.val_data}")
-    say(f"detops predict IMAGE --weights {folder / BEST} --out predictions")
+    weights = quote(str(folder / BEST))
+    say(f"detops evaluate --weights {weights} --data {quote(plan.options.val_data)}")
+    say(f"detops predict IMAGE --weights {weights} --out predictions")
     return 0

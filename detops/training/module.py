@@ -101,7 +101,11 @@ class TrainingModule(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.task.losses(self.model, *batch)
+        try:
+            losses = self.task.losses(self.model, *batch)
+        except ValueError as error:  # what the model cannot be trained on
+            names = ", ".join(self.data.names(self.progress.epoch, self.progress.batch))
+            raise UserError(f"train: images {names}: {error}") from error
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self._share({"loss": total, **losses})
         return total

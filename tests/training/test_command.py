@@ -35,10 +35,10 @@ def run(folder: Path, *arguments: object) -> int:
 
 
 def test_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
+    folder = tmp_path / "my run"
     assert run(folder, "--auto-anchors", "--tensorboard") == 0
     printed = capsys.readouterr().out
-    for part in ("36 fitted to", "12 images with", "10 classes", "epoch 2/2", f"--weights {folder}/best.safetensors"):
+    for part in ("36 fitted to", "12 images with", "10 classes", "epoch 2/2", f"--weights '{folder}/best.safetensors'"):
         assert part in printed
     model, config = load_model(folder / "best.safetensors")
     assert config.classes == tuple("0123456789") and "anchor_sizes" in config.options
@@ -50,6 +50,13 @@ def test_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixt
         run(folder)
     assert detops("--resume", folder) == 0
     assert "at its end already" in capsys.readouterr().out
+
+
+def test_says_which_images_cannot_be_trained_on(tmp_path: Path) -> None:
+    """Batch normalisation has no variance of one image whose features are a single pixel."""
+    arguments = ("--task", "classify", "--backbone", "resnet10t", "--image-size", 32, "--batch-size", 1)
+    with pytest.raises(UserError, match=r"images digits, train [0-9]+: Expected more than 1 value per channel"):
+        detops("--data", DATA, *arguments, "--device", "cpu", "--out", tmp_path)
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
