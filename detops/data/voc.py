@@ -1,6 +1,7 @@
 """Data sets in PASCAL VOC's format: a list of images, a picture and an XML file of each."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def _list(folder: Path, split: str, problems: Problems) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        name = line.split()[0]  # the lists of single classes add 1, 0 or -1
+        name = re.sub(r"\s+(1|0|-1)$", "", line.strip())  # which the lists of single classes add
         if name in names:
             problems.report(f"{path}:{number}", f"image {name} stands in the list twice; taken once")
         names[name] = None

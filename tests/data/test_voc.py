@@ -98,6 +98,12 @@ def test_faulty_objects_are_reported(make, text: str, line: int, what: str) -> N
         data.open(spec, "train", strict=True)
 
 
+def test_names_may_have_spaces(make, tmp_path: Path) -> None:
+    spec = make({"a b": "", "c 2": ""})
+    write_list(tmp_path, "train", "a b  -1", " c 2")
+    assert list(data.open(spec, "train").ids) == ["a b", "c 2"]
+
+
 def test_a_box_over_the_edge_is_clipped(make) -> None:
     dataset = data.open(make({"a": object_of("dog", 0, 11, 5, 30)}), "train")
     assert dataset[0][1]["boxes"].tolist() == [[0, 10, 5, 20]]
