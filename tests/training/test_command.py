@@ -109,6 +109,11 @@ def test_goes_on_from_nothing_else(tmp_path: Path) -> None:
         dataclasses.replace(resumed, **changes).save(path)
         with pytest.raises(UserError, match=message):
             detops("--resume", path)
+    resumed.save(path)
+    steps = tmp_path / "run" / "steps.csv"
+    steps.write_text(steps.read_text() + "\0\0\n")  # as a power cut leaves it
+    with pytest.raises(UserError, match=r"expected in .*steps\.csv what a training wrote"):
+        detops("--resume", path)
     for content in (torch.zeros(3), None, [1], {"state_dict": {}}):
         torch.save(content, path)
         with pytest.raises(UserError, match="expected a training's checkpoint in"):
