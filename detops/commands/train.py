@@ -82,11 +82,20 @@ def main(options: argparse.Namespace) -> int:
     plan = _resumed(options, checkpoint) if checkpoint else _new(options, task, training, say)
     say(_summary(plan, training, validation))
     loaders = _loaders(plan, training, validation)
-    outcome = run.fit(
-        tasks.of(task), plan.model, plan.config, plan.options, *loaders, plan.folder, new=plan.new, resume=plan.resume
-    )
-    for dataset in (training, validation) if len(training.problems) + len(validation.problems) > known else ():
-        complain(dataset.problems.summary())
+    try:
+        outcome = run.fit(
+            tasks.of(task),
+            plan.model,
+            plan.config,
+            plan.options,
+            *loaders,
+            plan.folder,
+            new=plan.new,
+            resume=plan.resume,
+        )
+    finally:  # whatever ended it
+        for dataset in (training, validation) if len(training.problems) + len(validation.problems) > known else ():
+            complain(dataset.problems.summary())
     return _conclude(plan, outcome, say, rank_zero_only(rich.print))
 
 

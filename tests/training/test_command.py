@@ -59,6 +59,22 @@ def test_says_which_images_cannot_be_trained_on(tmp_path: Path) -> None:
         detops("--data", DATA, *arguments, "--device", "cpu", "--out", tmp_path)
 
 
+def test_a_training_that_fails_says_what_it_found_in_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.linear_gradient("L").save(path)
+        path.write_bytes(path.read_bytes()[:200])  # the header is whole
+    arguments = ("--task", "classify", "--backbone", "resnet10t", "--image-size", 32, "--device", "cpu")
+    with pytest.raises(UserError, match="no image can be read any more"):
+        detops("--data", f"folder:{tmp_path / 'data'}", *arguments, "--out", tmp_path / "run")
+    assert "2 problems in the data" in capsys.readouterr().err
+
+
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning.pytorch.utilities", None)
     with pytest.raises(UserError, match=r'pip install "detops\[training\]"'):
