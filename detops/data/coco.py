@@ -54,6 +54,7 @@ class CocoDataset(PictureDataset):
         names = _categories(content["categories"], annotations, problems)
         classes = tuple(dict.fromkeys(names.values())) if classes is None else tuple(classes)
         records = _by_id(content["images"], "image", annotations, problems)
+        _report_twice_named(records, annotations, problems)
         kept = splits.chosen([str(key) for key in records], split, seed, str(annotations))
         objects: Objects = {key: ([] if str(key) in kept else None) for key in records}
         _distribute(content["annotations"], objects, _labels(names, classes), annotations, problems)
@@ -134,6 +135,16 @@ def _by_id(records: Iterable[Any], kind: str, path: Path, problems: Problems) ->
         else:
             found[key] = record
     return found
+
+
+def _report_twice_named(images: dict[Any, Record], path: Path, problems: Problems) -> None:
+    """One picture under two ids counts twice, and may be both trained on and held out."""
+    ids: dict[Any, Any] = {}
+    for key, record in images.items():
+        name = str(record.get("file_name", ""))
+        if name and name in ids:
+            problems.report(f"{path}: image {key}", f"the same file as of image {ids[name]}, {name}; both taken")
+        ids.setdefault(name, key)
 
 
 def _categories(records: list[Any], path: Path, problems: Problems) -> dict[Any, str]:

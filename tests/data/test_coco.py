@@ -152,6 +152,13 @@ def test_faulty_images_are_reported(make, tmp_path: Path) -> None:
     assert len(dataset.problems) == 7  # and the box that is clipped
 
 
+def test_a_picture_under_two_ids_is_reported(make) -> None:
+    dataset = data.open(make([], images=[{"id": i, "file_name": "1.png"} for i in (1, 2)]), "all")
+    assert list(dataset.ids) == [1, 2]
+    (problem,) = dataset.problems
+    assert str(problem).endswith("a.json: image 2: the same file as of image 1, 1.png; both taken")
+
+
 def test_same_names_are_one_class(make) -> None:
     dataset = data.open(make([annotation(1, category_id=9)], categories=[*CATEGORIES, {"id": 9, "name": "cat"}]), "all")
     assert dataset.classes == ("cat", "dog")
