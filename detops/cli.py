@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,20 +23,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Returns:
-        The exit status: 0; 1 if a check failed; 2 after a mistake in the arguments or files; 130 after Ctrl-C.
+        The exit status: 0; 1 if a check failed; 2 after a mistake in the arguments or files, or where the system
+        refuses one; 130 after Ctrl-C, 141 if nobody reads what is printed, as the shell has it.
     """
+    if sys.stdout is None:  # closed by who started this
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         options = _parser().parse_args(arguments)
         command = importlib.import_module(options.module)
-        return command.main(options)
+        status: int = command.main(options)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"detops: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader, `head` say, has seen enough
-        sys.stderr.close()
-        return 0
+    except BrokenPipeError:  # the reader, `head` say, has seen enough; what is left to print goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:  # a full disk, a folder in place of a file
+        where = error.filename2 or error.filename
+        print(f"detops: {f'{where}: ' if where else ''}{error.strerror or error}", file=sys.stderr)
+        return 2
 
 
 class _Parser(argparse.ArgumentParser):

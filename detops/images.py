@@ -97,9 +97,7 @@ class ImageTransform(nn.Module):
             if not self.min_size:
                 return image
             scale = min(self._min_size() / min(_size(image)), self.max_size / max(_size(image)))
-            size = (math.floor(image.shape[1] * scale), math.floor(image.shape[2] * scale))
-            if 0 in size:
-                raise ValueError(f"expected images that keep a pixel at max_size {self.max_size}, got {_size(image)}")
+            size = (max(math.floor(image.shape[1] * scale), 1), max(math.floor(image.shape[2] * scale), 1))
         if size == _size(image):
             return image
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]

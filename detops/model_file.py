@@ -130,6 +130,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # what is full, say
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

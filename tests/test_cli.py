@@ -293,3 +293,21 @@ def test_import_is_light():
     assert "rich" not in done.stdout
     assert "torchvision" not in done.stdout
     assert "detops.cli" not in done.stdout
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
+    def refused(options):
+        raise OSError(28, "No space left on device", "results.json")
+
+    monkeypatch.setattr("detops._info.main", refused)
+    assert cli.main(["info"]) == 2
+    assert capsys.readouterr().err == "detops: results.json: No space left on device\n"
+
+
+def test_ends_when_nobody_reads_on():
+    environment = {"PYTHONPATH": str(Path(detops.__file__).parents[1]), "PATH": ""}
+    command = [sys.executable, "-P", "-m", "detops.cli", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+    assert command.returncode == 141  # of SIGPIPE, as the shell has it

@@ -79,6 +79,9 @@ def test_an_unreadable_image_is_reported(weights: Path, tmp_path: Path, capsys: 
     assert any(line.split()[:1] == ["7"] and line.split()[3] == "1" for line in out.splitlines())
     assert run(weights, "--data", data, "--split", "all", "--strict") == 2
     assert "broken picture" in capsys.readouterr().err
+    bad.unlink()  # opening the data set finds that
+    assert run(weights, "--data", data, "--split", "all") == 1
+    assert f"{bad}: no such file; left out" in capsys.readouterr().err
 
 
 def test_a_metric_is_of_detectors() -> None:

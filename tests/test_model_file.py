@@ -72,3 +72,17 @@ def test_config_rejects_what_it_cannot_build() -> None:
         ModelConfig("detect", "ssd300_vgg16", ())
     with pytest.raises(ValueError, match="expected a detector of"):
         ModelConfig("detect", "nosuch", ("a",)).build()
+
+
+def test_a_full_disk_is_named_by_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"the one before")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
+        with pytest.raises(OSError, match=r"model\.safetensors"), model_file.replacing(path) as temporary:
+            temporary.write_bytes(bytes(100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"the one before"]

@@ -39,18 +39,20 @@ def main(options: argparse.Namespace) -> int:
     with parts.progress("evaluating", len(dataset)) as advance:
         seen = evaluate(model, config.task, batches, evaluator, advance)
     metrics = evaluator.compute()
-    _show(metrics)
-    if folder:
-        facts = {
-            "model": f"{config.name} ({options.weights})",
-            "data": f"{options.data}, {options.split}",
-            "images": str(seen),
-        }
-        for file in report.write(folder, metrics, facts, with_plots=options.plots):
-            print(f"wrote {file}")
+    facts = {
+        "model": f"{config.name} ({options.weights})",
+        "data": f"{options.data}, {options.split}",
+        "images": str(seen),
+    }
     if dataset.problems:
         print(dataset.problems.summary(), file=sys.stderr)
-    return 0 if seen == len(dataset) else 1
+    try:  # first the files: whoever reads what is shown may have gone
+        files = report.write(folder, metrics, facts, with_plots=options.plots) if folder else []
+    finally:
+        _show(metrics)
+    for file in files:
+        print(f"wrote {file}")
+    return 0 if seen == len(dataset) and not dataset.problems.num_unreadable else 1
 
 
 def evaluate(

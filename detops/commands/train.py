@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -70,7 +71,8 @@ def main(options: argparse.Namespace) -> int:
     wanted = checkpoint.options if checkpoint else None
     task = checkpoint.config.task if checkpoint else options.task or "detect"
     spec, val_spec, strict = (wanted.data, wanted.val_data, wanted.strict) if wanted else _data(options)
-    training = data.open(spec, "train", task=task, strict=strict)
+    classes = checkpoint.config.classes if checkpoint else None
+    training = data.open(spec, "train", task=task, strict=strict, classes=classes)
     validation = data.open(val_spec, "val", task=task, strict=strict, classes=training.classes)
     for dataset in (training, validation):
         if dataset.problems:
@@ -80,11 +82,20 @@ def main(options: argparse.Namespace) -> int:
     plan = _resumed(options, checkpoint) if checkpoint else _new(options, task, training, say)
     say(_summary(plan, training, validation))
     loaders = _loaders(plan, training, validation)
-    outcome = run.fit(
-        tasks.of(task), plan.model, plan.config, plan.options, *loaders, plan.folder, new=plan.new, resume=plan.resume
-    )
-    for dataset in (training, validation) if len(training.problems) + len(validation.problems) > known else ():
-        complain(dataset.problems.summary())
+    try:
+        outcome = run.fit(
+            tasks.of(task),
+            plan.model,
+            plan.config,
+            plan.options,
+            *loaders,
+            plan.folder,
+            new=plan.new,
+            resume=plan.resume,
+        )
+    finally:  # whatever ended it
+        for dataset in (training, validation) if len(training.problems) + len(validation.problems) > known else ():
+            complain(dataset.problems.summary())
     return _conclude(plan, outcome, say, rank_zero_only(rich.print))
 
 
@@ -133,6 +144,8 @@ def _new(options: argparse.Namespace, task: str, training: "Dataset", say: Calla
     folder = parts.output_folder(options.out or f"runs/{name}", "train")
     if (folder / LAST).exists():
         raise UserError(f"train: --out {folder}: expected a new folder, got one with a training: --resume {folder}")
+    if (folder / BEST).exists():
+        raise UserError(f"train: --out {folder}: expected a new folder, got one with a {BEST}")
     config = ModelConfig(task, name, training.classes, _builder_options(options, task, name, source))
     strategy = Strategy.parse(wanted.finetune)
     if options.auto_anchors:
@@ -167,6 +180,8 @@ def _model_name(options: argparse.Namespace, task: str, source: ModelConfig | No
 def _training_options(options: argparse.Namespace, task: str, name: str) -> TrainingOptions:
     from ..data import transforms
 
+    if task != "detect" and options.augmentation:
+        raise UserError(f"train: --augmentation {options.augmentation}: expected --task detect, got {task}")
     given = {field: getattr(options, field) for field in _OPTIONS}
     given["device"] = parts.device(options.device, "train").type
     given["augmentation"] = options.augmentation or transforms.augmentation_of(name)
@@ -233,7 +248,7 @@ def _stopped(folder: Path) -> str:
     if not (folder / LAST).exists():
         return "stopped before anything was kept"
     kept = Checkpoint.load(folder).progress
-    return f"stopped: epoch {kept.epoch + 1}, batch {kept.batch}; to go on: detops train --resume {folder}"
+    return f"stopped: epoch {kept.epoch + 1}, batch {kept.batch}; to go on: detops train --resume {quote(str(folder))}"
 
 
 def _summary(plan: Plan, training: "Dataset", validation: "Dataset") -> str:
@@ -271,6 +286,7 @@ def _conclude(plan: Plan, outcome: "Outcome", say: Callable[[str], None], show: 
     if outcome.metrics is not None:
         show(report.rich_table(outcome.metrics))
     say(f"best {progress.metric} {progress.best:.4f} after epoch {progress.best_epoch + 1}: {folder / BEST}")
-    say(f"detops evaluate --weights {folder / BEST} --data {plan.options.val_data}")
-    say(f"detops predict IMAGE --weights {folder / BEST} --out predictions")
+    weights = quote(str(folder / BEST))
+    say(f"detops evaluate --weights {weights} --data {quote(plan.options.val_data)}")
+    say(f"detops predict IMAGE --weights {weights} --out predictions")
     return 0

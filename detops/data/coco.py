@@ -1,6 +1,7 @@
 """Data sets in COCO's format: a folder of pictures and a JSON file of instances (https://cocodataset.org/#format-data)."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class CocoDataset(PictureDataset):
         names = _categories(content["categories"], annotations, problems)
         classes = tuple(dict.fromkeys(names.values())) if classes is None else tuple(classes)
         records = _by_id(content["images"], "image", annotations, problems)
+        _report_twice_named(records, annotations, problems)
         kept = splits.chosen([str(key) for key in records], split, seed, str(annotations))
         objects: Objects = {key: ([] if str(key) in kept else None) for key in records}
         _distribute(content["annotations"], objects, _labels(names, classes), annotations, problems)
@@ -113,7 +115,7 @@ def _read(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"expected COCO instances in {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, numbers of thousands of digits, endless nesting
         raise UserError(f"{path}: not JSON: {error}") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in parts):
@@ -133,6 +135,16 @@ def _by_id(records: Iterable[Any], kind: str, path: Path, problems: Problems) ->
         else:
             found[key] = record
     return found
+
+
+def _report_twice_named(images: dict[Any, Record], path: Path, problems: Problems) -> None:
+    """One picture under two ids counts twice, and may be both trained on and held out."""
+    ids: dict[Any, Any] = {}
+    for key, record in images.items():
+        name = str(record.get("file_name", ""))
+        if name and name in ids:
+            problems.report(f"{path}: image {key}", f"the same file as of image {ids[name]}, {name}; both taken")
+        ids.setdefault(name, key)
 
 
 def _categories(records: list[Any], path: Path, problems: Problems) -> dict[Any, str]:
@@ -177,14 +189,14 @@ def _distribute(
             if "id" in record and record["id"] in ids:
                 problems.report(where, "another has the same id; both taken")
             ids.add(record.get("id"))
-            of_image.append(_annotation(record, labels, where))
+            of_image.append(_annotation(record, labels, where, problems))
         except KeyError as error:
             problems.report(where, f"it has no {error.args[0]}; left out")
         except (TypeError, ValueError) as error:
             problems.report(where, f"{error}; left out")
 
 
-def _annotation(record: Record, labels: dict[Any, int | str], where: str) -> Annotation:
+def _annotation(record: Record, labels: dict[Any, int | str], where: str, problems: Problems) -> Annotation:
     label = labels.get(record["category_id"])
     if label is None:
         raise ValueError(f"there is no category {record['category_id']!r}")
@@ -192,17 +204,30 @@ def _annotation(record: Record, labels: dict[Any, int | str], where: str) -> Ann
         raise ValueError(f"unknown class {label!r}")
     try:
         x, y, width, height = map(float, record["bbox"])
-        area = None if record.get("area") is None else float(record["area"])
-    except (TypeError, ValueError):
-        raise ValueError(f"expected numbers bbox [x, y, width, height] and area, got {record['bbox']!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        shown = f"{record['bbox']!r:.80}"
+        raise ValueError(f"expected numbers bbox [x, y, width, height], got {shown}") from None
+    iscrowd = record.get("iscrowd") or 0
+    if iscrowd not in (0, 1):
+        raise ValueError(f"iscrowd {iscrowd!r}, expected 0 or 1")
     return Annotation(
         (x, y, x + width, y + height),
         label,
-        iscrowd=bool(record.get("iscrowd", 0)),
-        area=area,
+        iscrowd=bool(iscrowd),
+        area=_area(record.get("area"), where, problems),
         segmentation=record.get("segmentation"),
         where=where,
     )
+
+
+def _area(given: Any, where: str, problems: Problems) -> float | None:
+    """In pixels, if it says how many."""
+    if given is None:
+        return None
+    if isinstance(given, int | float) and 0 <= given < math.inf:
+        return float(given)
+    problems.report(where, f"area {given!r:.80}; that of its box counts")
+    return None
 
 
 def _pictures(

@@ -162,7 +162,7 @@ def checked(picture: Picture, declared: Size | None, problems: Problems) -> Pict
     try:
         size = pictures.size(picture.path)
     except ReadError as error:
-        problems.report(error.problem.where, f"{error.problem.what}; left out")
+        problems.report_unreadable(error)
         return None
     if declared is not None and declared != size:
         problems.report(

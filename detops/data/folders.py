@@ -213,7 +213,7 @@ def _size(file: Path, problems: Problems) -> Size | None:
     try:
         return pictures.size(file)
     except ReadError as error:
-        problems.report(error.problem.where, f"{error.problem.what}; left out")
+        problems.report_unreadable(error)
         return None
 
 

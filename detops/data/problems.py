@@ -28,10 +28,13 @@ class Problems(Sequence[Problem]):
 
     Args:
         strict: The first one is an error.
+
+    Attributes:
+        num_unreadable: How many are files that could not be read, and their images left out.
     """
 
     def __init__(self, strict: bool = False) -> None:
-        self.strict = strict
+        self.strict, self.num_unreadable = strict, 0
         self._found: dict[Problem, None] = {}
 
     def report(self, where: object, what: str) -> None:
@@ -41,6 +44,15 @@ class Problems(Sequence[Problem]):
             UserError: If ``strict``.
         """
         self.add(Problem(str(where), what))
+
+    def report_unreadable(self, error: "ReadError", done: str = "left out") -> None:
+        """Notes a file that cannot be read, and what was done about it.
+
+        Raises:
+            UserError: If ``strict``.
+        """
+        self.num_unreadable += 1
+        self.report(error.problem.where, f"{error.problem.what}; {done}")
 
     def add(self, problem: Problem) -> None:
         """As :meth:`report`."""

@@ -1,6 +1,7 @@
 """Data sets in PASCAL VOC's format: a list of images, a picture and an XML file of each."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def _list(folder: Path, split: str, problems: Problems) -> list[str]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        name = line.split()[0]  # the lists of single classes add 1, 0 or -1
+        name = re.sub(r"\s+(1|0|-1)$", "", line.strip())  # which the lists of single classes add
         if name in names:
             problems.report(f"{path}:{number}", f"image {name} stands in the list twice; taken once")
         names[name] = None
@@ -117,7 +118,7 @@ def _annotation(folder: Path, name: str, problems: Problems) -> _File | None:
     try:
         root = _parse(path)
     except ReadError as error:
-        problems.report(error.problem.where, f"{error.problem.what}; its image is left out")
+        problems.report_unreadable(error, "its image is left out")
         return None
     objects = []
     for element in root.findall("object"):
@@ -186,3 +187,5 @@ def _parse(path: Path) -> Element:
         raise ReadError(path, f"no annotation ({error.strerror})") from error
     except expat.ExpatError as error:
         raise ReadError(f"{path}:{error.lineno}", f"not XML ({expat.ErrorString(error.code)})") from error
+    except (ValueError, LookupError) as error:  # of its encoding
+        raise ReadError(path, f"not XML ({error})") from error

@@ -43,7 +43,11 @@ class Checkpoint:
     new: tuple[str, ...]
 
     def save(self, path: Path) -> None:
-        """Writes all of it or nothing."""
+        """Writes all of it or nothing.
+
+        Raises:
+            UserError: If the disk is full.
+        """
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         state |= {
             "format": _FORMAT,
@@ -53,7 +57,10 @@ class Checkpoint:
             "new": list(self.new),
         }
         with model_file.replacing(path) as temporary:
-            torch.save(state, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise UserError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> "Checkpoint":
@@ -69,13 +76,15 @@ class Checkpoint:
             if not zipfile.is_zipfile(path):
                 raise ValueError("it is no file of torch.save's, or only a part of one")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if state.pop("format") != _FORMAT:
-                raise ValueError("it was written by another version")
+            if not isinstance(state, dict):
+                raise ValueError(f"got {type(state).__name__}")
+            if state.pop("format", None) != _FORMAT:
+                raise ValueError("it is something else, or of another version")
             state["config"] = ModelConfig.from_json(state["config"])
             state["options"] = TrainingOptions.from_json(state["options"])
             state["progress"] = Progress(**state["progress"])
             return Checkpoint(**state | {"new": tuple(state["new"])})
-        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (pickle.UnpicklingError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"expected a training's checkpoint in {path}: {str(error)[:300]}") from error
 
     def build(self) -> nn.Module:
@@ -99,5 +108,5 @@ def load_model(path: str | os.PathLike[str]) -> tuple[nn.Module, ModelConfig]:
     checkpoint = Checkpoint.load(path)
     try:
         return checkpoint.build(), checkpoint.config
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (AttributeError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"expected a training's checkpoint in {path}: {str(error)[:300]}") from error

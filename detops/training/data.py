@@ -37,9 +37,13 @@ class Data(LightningDataModule):
         self.loader, self.validation = self._make_training(*place), self._make_validation(*place)
         self.start(0, 0)
         self.batches_per_epoch = len(self.loader)
-        if not self.batches_per_epoch or not len(self.validation):
+        images = len(self.validation.source)
+        if images < place[1]:  # for all processes alike, so that none waits for one that gave up
+            raise UserError(f"train: expected an image to evaluate for each of {place[1]} devices, got {images}")
+        if self.progress.batch >= self.batches_per_epoch:
             raise UserError(
-                f"train: expected images for each of {place[1]} devices, to train and to evaluate, got none"
+                f"train: --resume: expected the data that the training began with, got {self.batches_per_epoch}"
+                f" batches an epoch, of which {self.progress.batch} are done"
             )
 
     def train_dataloader(self) -> "_Rest":

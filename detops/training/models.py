@@ -41,7 +41,7 @@ def build(config: ModelConfig, strategy: Strategy, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     try:
         return dataclasses.replace(config, options={**config.options, **strategy.builder_options}).build()
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         unknown = re.search(r"unexpected keyword argument ('\w+')", str(error))
         what = f"expected options of {config.name}, it has no {unknown[1]}" if unknown else str(error)
         raise UserError(f"train: {what}") from error

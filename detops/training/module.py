@@ -81,8 +81,11 @@ class TrainingModule(LightningModule):
         total_steps = options.num_epochs * math.ceil(self.data.batches_per_epoch / options.accumulate)
         schedule = LambdaLR(optimiser, optimisers.schedule(options, total_steps))
         if self.optimizer_state:
-            optimiser.load_state_dict(self.optimizer_state["optimizer"])
-            schedule.load_state_dict(self.optimizer_state["schedule"])
+            try:
+                optimiser.load_state_dict(self.optimizer_state["optimizer"])
+                schedule.load_state_dict(self.optimizer_state["schedule"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"train: --resume: expected the state of {options.optimizer}: {error}") from error
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -98,7 +101,11 @@ class TrainingModule(LightningModule):
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        losses = self.task.losses(self.model, *batch)
+        try:
+            losses = self.task.losses(self.model, *batch)
+        except ValueError as error:  # what the model cannot be trained on
+            names = ", ".join(self.data.names(self.progress.epoch, self.progress.batch))
+            raise UserError(f"train: images {names}: {error}") from error
         total = torch.stack([loss.float() for loss in losses.values()]).sum()
         self._share({"loss": total, **losses})
         return total

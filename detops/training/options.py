@@ -115,8 +115,9 @@ class TrainingOptions:
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         for name in ("weight_decay", "clip_gradients", "backbone_lr_factor"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "0 or more")
-        for name in ("warmup_steps", "checkpoint_steps", "num_workers", "seed"):
+        for name in ("warmup_steps", "checkpoint_steps", "num_workers"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _check("seed", self.seed, 0 <= self.seed < 2**63, "from 0 to below 2^63")
         for name in ("momentum", "ema"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 to below 1")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0")

@@ -31,7 +31,7 @@ class CsvLog:
     def __init__(self, path: Path, key: str, last: int) -> None:
         self.path = path
         self.columns: list[str] = []
-        kept = [row for row in _rows(path) if int(row[key]) <= last]
+        kept = [row for row in _rows(path) if _number(row.get(key), path) <= last]
         with model_file.replacing(path) as temporary:
             if kept:
                 self.columns = list(kept[0])
@@ -52,6 +52,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _number(text: str | None, path: Path) -> int:
+    try:
+        return int(text or "")
+    except ValueError:
+        raise UserError(f"train: --resume: expected in {path} what a training wrote, got {text!r} as number") from None
 
 
 def _csv(columns: list[str], lines: list[list[str]]) -> str:

@@ -113,9 +113,12 @@ _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-
 
 
 def _restore(module: TrainingModule, checkpoint: Checkpoint) -> None:
-    module.model.load_state_dict(checkpoint.model)
-    if module.average is not None and checkpoint.average is not None:
-        module.average.load_state_dict(checkpoint.average)
+    try:
+        module.model.load_state_dict(checkpoint.model)
+        if module.average is not None:
+            module.average.load_state_dict(checkpoint.average or {})
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"train: --resume: expected weights of {module.config.name}: {str(error)[:300]}") from error
     module.optimizer_state = checkpoint.optimizer
 
 

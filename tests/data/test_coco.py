@@ -76,8 +76,13 @@ def test_classes_of_a_model(make) -> None:
         ({"bbox": [2, float("nan"), 4, 5]}, "has no area", 0),
         ({"bbox": [30, 3, 4, 5]}, "box (30.0, 3.0, 34.0, 8.0) lies outside its image of 30 x 20 pixels; left out", 0),
         ({"bbox": [25, 3, 10, 5]}, "reaches out of its image of 30 x 20 pixels; clipped", 1),
-        ({"bbox": [1, 2, 3]}, "expected numbers bbox [x, y, width, height] and area, got [1, 2, 3]; left out", 0),
+        ({"bbox": [1, 2, 3]}, "expected numbers bbox [x, y, width, height], got [1, 2, 3]; left out", 0),
         ({"bbox": None}, "expected numbers bbox", 0),
+        ({"bbox": [2, 3, 10**400, 5]}, "expected numbers bbox", 0),
+        ({"area": float("nan")}, "area nan; that of its box counts", 1),
+        ({"area": -1}, "area -1; that of its box counts", 1),
+        ({"area": "large"}, "area 'large'; that of its box counts", 1),
+        ({"iscrowd": "0"}, "iscrowd '0', expected 0 or 1; left out", 0),
         ({"category_id": 1}, "there is no category 1; left out", 0),
         ({"image_id": 99}, "there is no image 99; left out", 0),
         ({"id": 1}, "another has the same id; both taken", 1),
@@ -87,6 +92,8 @@ def test_faulty_annotations_are_reported(make, changes: dict[str, Any], what: st
     spec = make([annotation(1), annotation(2, **changes)])
     dataset = data.open(spec, "all")
     assert len(dataset[0][1]["boxes"]) == 1 + boxes
+    assert not dataset[0][1]["iscrowd"].any()
+    assert bool((dataset[0][1]["area"] > 0).all())
     (problem,) = dataset.problems
     assert what in problem.what
     assert problem.where.endswith(f"a.json: annotation {changes.get('id', 2)}")
@@ -145,6 +152,13 @@ def test_faulty_images_are_reported(make, tmp_path: Path) -> None:
     assert len(dataset.problems) == 7  # and the box that is clipped
 
 
+def test_a_picture_under_two_ids_is_reported(make) -> None:
+    dataset = data.open(make([], images=[{"id": i, "file_name": "1.png"} for i in (1, 2)]), "all")
+    assert list(dataset.ids) == [1, 2]
+    (problem,) = dataset.problems
+    assert str(problem).endswith("a.json: image 2: the same file as of image 1, 1.png; both taken")
+
+
 def test_same_names_are_one_class(make) -> None:
     dataset = data.open(make([annotation(1, category_id=9)], categories=[*CATEGORIES, {"id": 9, "name": "cat"}]), "all")
     assert dataset.classes == ("cat", "dog")
@@ -157,6 +171,7 @@ def test_nothing_of_use_is_an_error(make, tmp_path: Path) -> None:
     spec = make([annotation(1)])
     for content, message in (
         ('{"images": [\n1,,]}', r"a\.json:2: not JSON: .* at column"),
+        ('{"images": [1' + 5000 * "0" + "]}", r"a\.json: not JSON: Exceeds the limit"),
         ("[]", "expected COCO instances in"),
         ('{"images": [], "annotations": []}', "lists images, annotations, categories"),
         (json.dumps({"images": [], "annotations": [], "categories": []}), "expected categories in .* found none"),

@@ -98,6 +98,12 @@ def test_faulty_objects_are_reported(make, text: str, line: int, what: str) -> N
         data.open(spec, "train", strict=True)
 
 
+def test_names_may_have_spaces(make, tmp_path: Path) -> None:
+    spec = make({"a b": "", "c 2": ""})
+    write_list(tmp_path, "train", "a b  -1", " c 2")
+    assert list(data.open(spec, "train").ids) == ["a b", "c 2"]
+
+
 def test_a_box_over_the_edge_is_clipped(make) -> None:
     dataset = data.open(make({"a": object_of("dog", 0, 11, 5, 30)}), "train")
     assert dataset[0][1]["boxes"].tolist() == [[0, 10, 5, 20]]
@@ -126,13 +132,16 @@ def test_a_wrong_size_is_reported(make, size: str, what: str) -> None:
 def test_faulty_files_are_reported(make, tmp_path: Path) -> None:
     dog = object_of("dog", 1, 1, 5, 5)
     spec = make({"a": dog, "text": dog, "unfinished": dog, "greedy": dog})
-    write_list(tmp_path, "train", "a 1", "a", "", "no_xml", "no_jpg", "text", "unfinished", "greedy")
+    faulty = ("no_xml", "no_jpg", "text", "unfinished", "greedy", "gb2312", "klingon")
+    write_list(tmp_path, "train", "a 1", "a", "", *faulty)
     annotations = tmp_path / "Annotations"
     (annotations / "no_jpg.xml").write_text("<annotation/>")
     (annotations / "unfinished.xml").write_text("<annotation>\n<object>\n</annotation>")
     (annotations / "greedy.xml").write_text(
         '<!DOCTYPE a [\n<!ENTITY b "bbbb">\n]>\n<annotation><object><name>&b;</name></object></annotation>'
     )
+    for encoding in ("gb2312", "klingon"):
+        (annotations / f"{encoding}.xml").write_text(f"<?xml version='1.0' encoding='{encoding}'?>\n<annotation/>")
     (tmp_path / "JPEGImages" / "text.png").write_text("not a picture")
     dataset = data.open(spec, "train")
     assert list(dataset.ids) == ["a"]
@@ -141,6 +150,8 @@ def test_faulty_files_are_reported(make, tmp_path: Path) -> None:
         "Annotations/no_xml.xml: no annotation (No such file or directory); its image is left out",
         "Annotations/unfinished.xml:3: not XML (mismatched tag); its image is left out",
         "Annotations/greedy.xml:2: it declares entities, which are not expanded; its image is left out",
+        "Annotations/gb2312.xml: not XML (multi-byte encodings are not supported); its image is left out",
+        "Annotations/klingon.xml: not XML (unknown encoding: klingon); its image is left out",
         "JPEGImages/no_jpg.jpg: no such file; left out",
         "JPEGImages/text.png: not a picture (unknown format); left out",
     ]

@@ -1,6 +1,7 @@
 """``detops train``: what it says, leaves and refuses."""
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -34,10 +35,10 @@ def run(folder: Path, *arguments: object) -> int:
 
 
 def test_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
+    folder = tmp_path / "my run"
     assert run(folder, "--auto-anchors", "--tensorboard") == 0
     printed = capsys.readouterr().out
-    for part in ("36 fitted to", "12 images with", "10 classes", "epoch 2/2", f"--weights {folder}/best.safetensors"):
+    for part in ("36 fitted to", "12 images with", "10 classes", "epoch 2/2", f"--weights '{folder}/best.safetensors'"):
         assert part in printed
     model, config = load_model(folder / "best.safetensors")
     assert config.classes == tuple("0123456789") and "anchor_sizes" in config.options
@@ -49,6 +50,29 @@ def test_trains_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixt
         run(folder)
     assert detops("--resume", folder) == 0
     assert "at its end already" in capsys.readouterr().out
+
+
+def test_says_which_images_cannot_be_trained_on(tmp_path: Path) -> None:
+    """Batch normalisation has no variance of one image whose features are a single pixel."""
+    arguments = ("--task", "classify", "--backbone", "resnet10t", "--image-size", 32, "--batch-size", 1)
+    with pytest.raises(UserError, match=r"images digits, train [0-9]+: Expected more than 1 value per channel"):
+        detops("--data", DATA, *arguments, "--device", "cpu", "--out", tmp_path)
+
+
+def test_a_training_that_fails_says_what_it_found_in_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.linear_gradient("L").save(path)
+        path.write_bytes(path.read_bytes()[:200])  # the header is whole
+    arguments = ("--task", "classify", "--backbone", "resnet10t", "--image-size", 32, "--device", "cpu")
+    with pytest.raises(UserError, match="no image can be read any more"):
+        detops("--data", f"folder:{tmp_path / 'data'}", *arguments, "--out", tmp_path / "run")
+    assert "2 problems in the data" in capsys.readouterr().err
 
 
 def test_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +109,37 @@ def test_interrupted_and_resumed(
     assert "last.ckpt, all of them" in capsys.readouterr().out
 
 
+def test_goes_on_from_nothing_else(tmp_path: Path) -> None:
+    """A checkpoint that is broken or another's, and data that changed, are the user's mistakes."""
+    assert run(tmp_path / "run", "--checkpoint-steps", 1) == 0
+    good = Checkpoint.load(tmp_path / "run")
+    middle = dataclasses.replace(good.progress, epoch=1, batch=1, evaluated=True)
+    resumed = dataclasses.replace(good, progress=middle)
+    path = tmp_path / "run" / "last.ckpt"
+    for changes, message in (
+        ({"config": dataclasses.replace(good.config, classes=("0", "9", *"12345678"))}, "expected classes 0, 1, 2"),
+        ({"progress": dataclasses.replace(middle, batch=3)}, "3 batches an epoch, of which 3 are done"),
+        ({"model": {}}, "expected weights of ssdlite320"),
+        ({"optimizer": {"optimizer": {}}}, "expected the state of sgd"),
+    ):
+        dataclasses.replace(resumed, **changes).save(path)
+        with pytest.raises(UserError, match=message):
+            detops("--resume", path)
+    resumed.save(path)
+    steps = tmp_path / "run" / "steps.csv"
+    steps.write_text(steps.read_text() + "\0\0\n")  # as a power cut leaves it
+    with pytest.raises(UserError, match=r"expected in .*steps\.csv what a training wrote"):
+        detops("--resume", path)
+    for content in (torch.zeros(3), None, [1], {"state_dict": {}}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="expected a training's checkpoint in"):
+            detops("--resume", path)
+
+    path.unlink()
+    with pytest.raises(UserError, match=r"got one with a best\.safetensors"):
+        run(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +150,12 @@ def test_interrupted_and_resumed(
         (["--data", DATA, "--task", "classify"], "expected --backbone NAME"),
         (["--data", DATA, *SSD, "--batch-size", "0"], "--batch-size at least 1, got 0"),
         (["--data", DATA, *SSD, "--finetune", "tail"], "--finetune all, partial:K"),
+        (["--data", DATA, *SSD, "--seed", 10**25], "--seed from 0 to below"),
+        (["--data", DATA, "--detector", "retinanet_resnet50_fpn", "--neck-channels", "-1"], "negative dimension"),
+        (
+            ["--data", DATA, "--task", "classify", "--backbone", "resnet18", "--augmentation", "ssd"],
+            "--augmentation ssd: expected --task detect, got classify",
+        ),
         (["--data", DATA, *SSD, "--backbone", "nosuch"], "timm model, got 'nosuch'"),
         (["--data", DATA, *SSD, "--weights", "nosuch"], "found none at nosuch"),
         (["--data", DATA, *SSD, "--devices", "3"], "--batch-size that 3 devices share evenly, got 8"),

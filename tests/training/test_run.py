@@ -4,7 +4,8 @@ import os
 import signal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from lightning.pytorch import Callback
 from detops._errors import UserError
 from detops.model_file import ModelConfig
 from detops.training.checkpoints import Checkpoint, load_model
+from detops.training.data import Data
 from detops.training.options import TrainingOptions
+from detops.training.progress import Progress
 from detops.training.run import Outcome, fit
 
 RETINANET = ModelConfig(
@@ -109,6 +112,14 @@ def test_leaves_the_best_and_the_last(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, average[f"model.{name}"], rtol=0, atol=0)
     evaluations = [float(row["found"]) for row in read_csv(tmp_path / "epochs.csv")]
     assert outcome.progress.best == pytest.approx(max(evaluations))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_refuses_too_few_images(rank: int) -> None:
+    data = Data(partial(training_loader, Rectangles(4), 2), partial(validation_loader, Rectangles(1)), Progress())
+    data.trainer = cast(Any, SimpleNamespace(global_rank=rank, world_size=2))
+    with pytest.raises(UserError, match="an image to evaluate for each of 2 devices, got 1"):
+        data.setup("fit")
 
 
 def test_learns(tmp_path: Path) -> None:
