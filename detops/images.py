@@ -63,6 +63,10 @@ class ImageTransform(nn.Module):
         self.image_mean, self.image_std = tuple(image_mean), tuple(image_std)
         self.size_divisible = size_divisible
         self.fixed_size = fixed_size
+        sides = {"min_size": self.min_size, "max_size": self.min_size and (max_size,), "fixed_size": fixed_size or ()}
+        for name, values in sides.items():
+            if not all(isinstance(value, int) and value >= 1 for value in values):
+                raise ValueError(f"expected {name} of whole pixels, at least 1, got {values}")
 
     def forward(self, images: Sequence[Tensor] | Tensor) -> ImageBatch:
         """Batch images (3, H, W), floating, values in 0 to 1, all of one dtype and device."""

@@ -82,6 +82,20 @@ def test_says_what_is_wrong_with_images(images: list[Tensor], message: str) -> N
         ImageTransform()(images)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_size": -5}, r"min_size of whole pixels, at least 1, got \(-5,\)"),
+        ({"min_size": (64, 0)}, r"min_size .* got \(64, 0\)"),
+        ({"max_size": 0}, "max_size .* got"),
+        ({"fixed_size": ([64, 64], 64)}, r"fixed_size .* got \(\[64, 64\], 64\)"),
+    ],
+)
+def test_says_what_is_wrong_with_sizes(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageTransform(**options)
+
+
 def _with(key: str, value: Any) -> list[dict[str, Tensor]]:
     targets = _targets(2)
     targets[1][key] = value

@@ -32,6 +32,7 @@ _NOT_WITH_RESUME = (
     "task", "detector", "backbone", "neck_channels", "option", "weights", "pretrained_backbone", "frozen_batch_norm",
     "auto_anchors", "out",
 )  # fmt: skip
+_OPTIONS_OF_THEIR_OWN = ("backbone", "neck_channels", "weights", "pretrained_backbone", "frozen_batch_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _builder_options(
     if options.backbone and task == "detect":
         found["backbone"] = options.backbone
     found |= dict(map(_named_value, options.option))
-    if options.neck_channels:
+    if options.neck_channels is not None:
         found["neck_channels"] = options.neck_channels
     if options.frozen_batch_norm:
         found["frozen_batch_norm"] = True
@@ -211,6 +212,8 @@ def _named_value(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not (name.isidentifier() and equals):
         raise UserError(f"train: --option: expected NAME=VALUE, got {text}")
+    if name in _OPTIONS_OF_THEIR_OWN:
+        raise UserError(f"train: --option {name}: expected --{name.replace('_', '-')} instead")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -67,5 +67,11 @@ def build_pyramid(neck: Neck | None, backbone: Levels, options: dict[str, Any], 
         backbone: What it stands on.
         options: The detector's; that above is taken out.
         fpn: Further ones of :class:`detops.necks.FPN`.
+
+    Raises:
+        ValueError: If there are no channels.
     """
-    return necks.build(neck, partial(FPN, out_channels=options.pop("neck_channels", 256), **fpn), backbone)
+    channels = options.pop("neck_channels", 256)
+    if channels < 1:
+        raise ValueError(f"expected neck_channels of at least 1, got {channels}")
+    return necks.build(neck, partial(FPN, out_channels=channels, **fpn), backbone)

@@ -151,7 +151,13 @@ def test_goes_on_from_nothing_else(tmp_path: Path) -> None:
         (["--data", DATA, *SSD, "--batch-size", "0"], "--batch-size at least 1, got 0"),
         (["--data", DATA, *SSD, "--finetune", "tail"], "--finetune all, partial:K"),
         (["--data", DATA, *SSD, "--seed", 10**25], "--seed from 0 to below"),
-        (["--data", DATA, "--detector", "retinanet_resnet50_fpn", "--neck-channels", "-1"], "negative dimension"),
+        (
+            ["--data", DATA, "--detector", "retinanet_resnet50_fpn", "--neck-channels", "0"],
+            "neck_channels of at least 1, got 0",
+        ),
+        (["--data", DATA, *SSD, "--option", "size=[0, 64]"], "fixed_size of whole pixels, at least 1"),
+        (["--data", DATA, *SSD, "--option", "pretrained_backbone=true"], "expected --pretrained-backbone instead"),
+        (["--data", DATA, *SSD, "--option", "nosuch=1"], "ssdlite320_mobilenet_v3_large, it has no 'nosuch'"),
         (
             ["--data", DATA, "--task", "classify", "--backbone", "resnet18", "--augmentation", "ssd"],
             "--augmentation ssd: expected --task detect, got classify",
