@@ -14,6 +14,8 @@ Target = dict[str, Tensor]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+IGNORED = 255  # a pixel that is of no class
+
 
 class ImageBatch(NamedTuple):
     """Images of one size, as the network sees them."""

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import backbones, necks
-from .images import IMAGENET_MEAN, IMAGENET_STD, ImageBatch, ImageTransform
+from .images import IGNORED, IMAGENET_MEAN, IMAGENET_STD, ImageBatch, ImageTransform
 from .levels import Levels
 from .necks import FPN, Neck
-
-IGNORED = 255  # a pixel that is of no class
 
 
 class SemanticSegmenter(nn.Module):

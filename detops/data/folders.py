@@ -7,11 +7,10 @@ import torch
 from torchvision import tv_tensors
 
 from .._errors import UserError
+from ..images import IGNORED
 from . import pictures, splits
 from .dataset import Dataset, Size, first, pixels
 from .problems import Problems, ReadError
-
-IGNORED = 255  # the class number of pixels that count for nothing
 
 
 class FolderClasses(Dataset):

@@ -12,9 +12,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ..images import IMAGENET_MEAN
+from ..images import IGNORED, IMAGENET_MEAN
 from .dataset import Target, training_target
-from .folders import IGNORED
 
 Transform = Callable[[tv_tensors.Image, Any], tuple[Tensor, Any]]
 Size = int | tuple[int, int]  # of both sides; height, width

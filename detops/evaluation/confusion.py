@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..images import IGNORED
 from .metrics import Array, Table, array, labels, mean, shown
-
-IGNORED = 255  # a pixel that is of no class
 
 
 @dataclasses.dataclass(frozen=True)
